@@ -1,0 +1,1 @@
+"""The ONNX file and its editable form: the only place that touches protobuf or gs internals."""

@@ -1,0 +1,1 @@
+"""The pass contract, the registry, recipes and the pass manager."""

@@ -1,0 +1,1 @@
+"""One JSON document with a versioned schema; everything else is rendered from it."""

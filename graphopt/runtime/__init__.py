@@ -1,0 +1,1 @@
+"""onnxruntime: providers, sessions, paired latency."""

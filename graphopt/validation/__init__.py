@@ -1,0 +1,1 @@
+"""Two models, the same samples: metrics, equivalence, gates."""
