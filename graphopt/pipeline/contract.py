@@ -1,0 +1,222 @@
+"""What a pass is.
+
+A pass is a class with a name, a safety class and options; ``run`` edits the candidate model it is handed and says what
+it did and what it left alone, with reasons. Everything around it (copying the model, removing dead code, inferring
+shapes, checking, committing or dropping the candidate) is the manager's work.
+
+The form follows xDSL (a pass is data whose fields are its command line, parser and documentation), onnx-ir (``requires``
+and ``ensures`` around the work) and onnxscript (a refusal carries its reason and the place).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from graphopt.analysis.cache import Analyses
+from graphopt.data.samples import Samples
+from graphopt.model.model import Model
+from graphopt.pipeline.selection import Selection
+from graphopt.runtime.target import Target
+
+if TYPE_CHECKING:
+    from graphopt.model.editor import GraphEditor
+
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+"""A value that a report can hold."""
+
+
+class Safety(Enum):
+    """How far the outputs may move; the manager checks each class accordingly (design §4)."""
+
+    EXACT = "exact"
+    """Bit-identical outputs with the runtime's own optimizations off."""
+    ROUNDING = "rounding"
+    """max|Δ| / max|y| ≤ max(1e-5, 4 × the source's own optimized-against-unoptimized noise)."""
+    APPROXIMATE = "approximate"
+    """The error is reported per output and obeys the gates."""
+
+
+class PassOptions(BaseModel):
+    """Base of every pass's options. The fields are the recipe's keys, the command line's syntax and the docs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    only: tuple[str, ...] = Field(
+        (), description="touch only these: node names, globs, op:TYPE, or a region FROM_TENSOR..TO_TENSOR"
+    )
+    skip: tuple[str, ...] = Field((), description="leave these alone; same forms as `only`, and wins over it")
+
+
+class Refusal(Exception):  # noqa: N818 - a refusal is a valid result, not an error
+    """Raised by a pass before its first edit: it does not apply to this model, and this is why.
+
+    Args:
+        reason: one readable sentence.
+        where: the node or tensor it is about, if it is about one.
+    """
+
+    def __init__(self, reason: str, where: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.where = where
+
+
+class Broken(Exception):  # noqa: N818 - caught by the manager and turned into a roll-back
+    """Raised by ``ensures``: what must hold after the pass does not.
+
+    Args:
+        check: short name of what failed, e.g. ``fusion count``.
+        evidence: the figures that show it.
+    """
+
+    def __init__(self, check: str, message: str, evidence: Mapping[str, Json] | None = None) -> None:
+        super().__init__(message)
+        self.check = check
+        self.evidence: dict[str, Json] = dict(evidence or {})
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place a pass changed.
+
+    Attributes:
+        where: node or tensor name.
+        what: what was done there, in a few words.
+        rule: the rule that did it, where a pass has several.
+        figures: numbers worth reporting about this place (e.g. sparsity, channels kept).
+    """
+
+    where: str
+    what: str
+    rule: str = ""
+    figures: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Skip:
+    """One place a pass looked at and left alone, with a reason a user can read."""
+
+    where: str
+    reason: str
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a pass did.
+
+    Attributes:
+        modified: whether the model was changed; cross-checked against the model's bytes.
+        applied: places changed.
+        skipped: places left alone, with reasons.
+        summary: totals for the report, e.g. ``{"sparsity": 0.5}``.
+        notes: whole sentences the user should read (not per place).
+        oracle: a model that the candidate must equal within ROUNDING, checked by the manager; e.g. the masked model of
+            a channel removal.
+        resolved: the options with every decision that measuring made written in; ``None``: the options as given.
+        preserves: analyses that are still valid.
+    """
+
+    modified: bool
+    applied: tuple[Site, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    summary: Mapping[str, Json] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    oracle: Model | None = None
+    resolved: PassOptions | None = None
+    preserves: frozenset[Callable[[Model], object]] = frozenset()
+
+
+class Progress(abc.ABC):
+    """Where long work reports how far it is; the command line draws a bar, everyone else sees nothing."""
+
+    @abc.abstractmethod
+    def track(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterable[T]:
+        """Yield ``items``, reporting each."""
+
+
+class Silent(Progress):
+    """Reports nothing."""
+
+    def track(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterable[T]:
+        """Yield ``items``."""
+        return items
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What a pass works with. The candidate model is the pass's own copy: a failed pass leaves no trace.
+
+    Attributes:
+        model: the candidate, edited through ``model.editor``.
+        source: the user's own model, never edited: the float reference for compensation and measuring.
+        analyses: facts about ``model`` as it was handed over, computed once.
+        selection: which nodes the user's ``only`` / ``skip`` let this pass touch.
+        samples: calibration samples; ``None`` when the user gave none.
+        target: provider, threads and instruction set the result is for.
+        seed: for everything random.
+        progress: where to report.
+        time_budget: seconds this pass may spend on measuring; 0: no measuring.
+    """
+
+    model: Model
+    source: Model
+    analyses: Analyses
+    selection: Selection
+    samples: Samples | None
+    target: Target
+    seed: int = 0
+    progress: Progress = field(default_factory=Silent)
+    time_budget: float = 60.0
+
+    @property
+    def editor(self) -> GraphEditor:
+        """The candidate's editor."""
+        return self.model.editor
+
+
+OptionsT = TypeVar("OptionsT", bound=PassOptions)
+
+
+class Pass(abc.ABC, Generic[OptionsT]):
+    """Base of every pass; see ``docs/guides/writing-a-pass.md``.
+
+    Class attributes:
+        name: command line and recipe name, in the field's words.
+        code: three-letter prefix of its diagnostics.
+        safety: how far it may move the outputs.
+        Options: its options.
+        after: names of passes that, where a recipe holds both, must come earlier.
+        needs_samples: ``run`` cannot work without calibration samples (it is refused with exit 4 when named).
+        idempotent: a second run changes nothing.
+    """
+
+    name: ClassVar[str]
+    code: ClassVar[str]
+    safety: ClassVar[Safety]
+    Options: ClassVar[type[PassOptions]] = PassOptions
+    after: ClassVar[tuple[str, ...]] = ()
+    needs_samples: ClassVar[bool] = False
+    idempotent: ClassVar[bool] = True
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
+
+    def requires(self, ctx: PassContext) -> None:  # noqa: B027 - an optional hook
+        """Raise ``Refusal`` when the pass does not apply to the model at all."""
+
+    @abc.abstractmethod
+    def run(self, ctx: PassContext) -> PassResult:
+        """Edit ``ctx.model`` and say what was done."""
+
+    def ensures(self, ctx: PassContext, result: PassResult) -> None:  # noqa: B027 - an optional hook
+        """Raise ``Broken`` when something that must hold afterwards does not."""
