@@ -11,10 +11,10 @@ and ``ensures`` around the work) and onnxscript (a refusal carries its reason an
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, Union
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,12 +22,13 @@ from graphopt.analysis.cache import Analyses
 from graphopt.data.samples import Samples
 from graphopt.model.model import Model
 from graphopt.pipeline.selection import Selection
+from graphopt.progress import Progress, Silent
 from graphopt.runtime.target import Target
 
 if TYPE_CHECKING:
     from graphopt.model.editor import GraphEditor
 
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+Json: TypeAlias = Union[str, int, float, bool, None, list["Json"], dict[str, "Json"]]  # noqa: UP007 - recursive
 """A value that a report can hold."""
 
 
@@ -131,25 +132,6 @@ class PassResult:
     oracle: Model | None = None
     resolved: PassOptions | None = None
     preserves: frozenset[Callable[[Model], object]] = frozenset()
-
-
-class Progress(abc.ABC):
-    """Where long work reports how far it is; the command line draws a bar, everyone else sees nothing."""
-
-    @abc.abstractmethod
-    def track(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterable[T]:
-        """Yield ``items``, reporting each."""
-
-
-class Silent(Progress):
-    """Reports nothing."""
-
-    def track(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterable[T]:
-        """Yield ``items``."""
-        return items
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
