@@ -31,7 +31,7 @@ def shared_weights(seed: int = 0) -> onnx.ModelProto:
 
 
 def if_capturing_weight(seed: int = 0) -> onnx.ModelProto:
-    """An If whose branches read a weight and a value of the outer graph; inputs ``[2, 16]`` and bool ``[]``."""
+    """An If whose branches read a weight and a value of the outer graph; inputs ``[2, 16]`` and a bool."""
     draft = Draft(seed)
     x = draft.input("input", [2, 16])
     condition = draft.input("condition", [], TensorProto.BOOL)
@@ -97,7 +97,7 @@ def ir3(seed: int = 0) -> onnx.ModelProto:
 
 
 def overridable(seed: int = 0) -> onnx.ModelProto:
-    """IR 8 with one of two weights listed as an input: a default the caller may override; input ``[2, 16]``."""
+    """IR 8 with one of two weights listed as an input: a default one may override; input ``[2, 16]``."""
     draft = Draft(seed)
     x = draft.input("input", [2, 16])
     first = draft.weight("free.weight", 16, 32, scale=0.25)
