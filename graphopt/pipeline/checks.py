@@ -1,0 +1,127 @@
+"""The checks that the manager makes around every pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphopt.data.samples import Samples
+from graphopt.errors import GraphoptError, RuntimeFailure
+from graphopt.model.model import Model
+from graphopt.pipeline.contract import Broken, Pass, PassContext, PassOptions, PassResult, Safety
+from graphopt.pipeline.outcome import CheckResult
+from graphopt.runtime.session import open_session
+from graphopt.runtime.target import Target
+from graphopt.validation.equivalence import Equivalence, check_equivalence
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What the checks compare on.
+
+    Attributes:
+        feeds: a few real or synthetic feeds; ``None``: the source cannot be run.
+        why_not: why the source cannot be run, where it cannot.
+        target: where sessions are opened.
+    """
+
+    feeds: Samples | None
+    why_not: str
+    target: Target
+
+
+def structural_checks(
+    before: Model, candidate: Model, rewrite: Pass[PassOptions], ctx: PassContext, result: PassResult
+) -> Iterator[CheckResult]:
+    """Tidy the candidate and check everything that needs no session, one check at a time."""
+    yield _attempt("shapes", lambda: "; ".join(candidate.finish()))
+    yield _ensured(rewrite, ctx, result)
+    yield _attempt("checker", candidate.check)
+    same = candidate.interface == before.interface
+    yield CheckResult("interface", same, "" if same else _interface_difference(before, candidate))
+
+
+def numeric_checks(before: Model, candidate: Model, safety: Safety, oracle: Model | None, on: Grounds) -> Iterator[CheckResult]:
+    """Open and run the candidate, and compare its outputs as its safety class demands."""
+    if on.feeds is None:
+        yield CheckResult("outputs", None, f"not validated: {on.why_not}")
+        return
+    opens = _attempt("session", lambda: _run_finite(before, candidate, on.feeds, on.target))
+    yield opens
+    if not opens.passed:
+        return
+    if safety is not Safety.APPROXIMATE:
+        yield _compared("outputs", before, candidate, safety, on.feeds, on.target)
+    if oracle is not None:
+        yield _compared("masked oracle", oracle, candidate, Safety.ROUNDING, on.feeds, on.target)
+
+
+def _compared(name: str, reference: Model, candidate: Model, safety: Safety, feeds: Samples, target: Target) -> CheckResult:
+    try:
+        found: Equivalence = check_equivalence(
+            reference, candidate, feeds, safety="exact" if safety is Safety.EXACT else "rounding", target=target
+        )
+    except GraphoptError as error:
+        return CheckResult(name, False, str(error))
+    return CheckResult(
+        name,
+        found.passed,
+        found.message,
+        {
+            "max_relative": found.max_relative,
+            "bound": found.bound,
+            "own_noise": found.own_noise,
+            "synthetic": feeds.synthetic,
+            "samples": len(feeds),
+        },
+    )
+
+
+def _run_finite(before: Model, candidate: Model, feeds: Samples, target: Target) -> str:
+    """Run the candidate once; it may be NaN only where ``before`` is.
+
+    Raises:
+        RuntimeFailure: GO-603/604, or GO-605 for new NaN or infinite values.
+    """
+    sessions = [
+        open_session(m, provider=target.provider, threads=target.threads, custom_op_libraries=target.custom_op_libraries)
+        for m in (before, candidate)
+    ]
+    reference, outputs = (s.run(feeds[0]) for s in sessions)
+    for name, value in outputs.items():
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+            continue
+        fine = np.isfinite(reference[name]) if reference[name].shape == value.shape else np.ones(value.shape, bool)
+        if not np.isfinite(value)[fine].all():
+            raise RuntimeFailure("GO-605", "the result has NaN or infinite outputs where the source has none", where=name)
+    return ""
+
+
+def _ensured(rewrite: Pass[PassOptions], ctx: PassContext, result: PassResult) -> CheckResult:
+    try:
+        rewrite.ensures(ctx, result)
+    except Broken as broken:
+        return CheckResult(broken.check, False, str(broken), broken.evidence)
+    except GraphoptError as error:
+        return CheckResult("postcondition", False, str(error))
+    return CheckResult("postcondition", True)
+
+
+def _attempt(name: str, action: Callable[[], str | None]) -> CheckResult:
+    try:
+        note = action()
+    except GraphoptError as error:
+        return CheckResult(name, False, str(error))
+    return CheckResult(name, True, note or "")
+
+
+def _interface_difference(before: Model, after: Model) -> str:
+    for kind in ("inputs", "outputs", "overridable"):
+        old, new = getattr(before.interface, kind), getattr(after.interface, kind)
+        if old != new:
+            lost = [f"{s.name}: {s.shape}" for s in old if s not in new]
+            got = [f"{s.name}: {s.shape}" for s in new if s not in old]
+            return f"{kind} changed: {', '.join(lost) or 'nothing'} became {', '.join(got) or 'nothing'}"
+    return "the interface changed"

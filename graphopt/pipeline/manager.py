@@ -1,0 +1,172 @@
+"""Runs a sequence of passes, each as a transaction.
+
+A pass works on a clone of the model; weight arrays are shared and read-only, so a clone costs the graph only. The clone
+becomes the model when every check holds, and is dropped otherwise: a failed pass leaves no trace, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from graphopt.analysis.cache import Analyses
+from graphopt.data.samples import Samples
+from graphopt.errors import GraphoptError, InternalError, PassError, RuntimeFailure, SampleError, UsageError
+from graphopt.model.model import Model
+from graphopt.pipeline.checks import Grounds, numeric_checks, structural_checks
+from graphopt.pipeline.contract import PassContext, PassResult, Refusal, Safety
+from graphopt.pipeline.outcome import CheckResult, Outcome, OutcomeKind, Stage
+from graphopt.pipeline.recipe import Step
+from graphopt.pipeline.selection import Selection
+from graphopt.progress import Progress, Silent
+from graphopt.runtime.target import Target
+
+Observer = Callable[[Stage], None]
+"""Called after each pass with its outcome and the model as it then stands."""
+
+
+@dataclass(frozen=True)
+class PassManager:
+    """What every pass of a run shares.
+
+    Attributes:
+        source: the user's own model, never edited.
+        grounds: the feeds that checks compare on.
+        samples: calibration samples for the passes that want them.
+        target: where the result will run.
+        seed: for everything random.
+        progress: where to report.
+        time_budget: seconds each pass may spend on measuring.
+        validate: ``False``: run without comparing outputs where the source cannot be run.
+        observers: called after each pass.
+    """
+
+    source: Model
+    grounds: Grounds
+    samples: Samples | None = None
+    target: Target = Target()
+    seed: int = 0
+    progress: Progress = Silent()  # noqa: RUF009 - stateless
+    time_budget: float = 60.0
+    validate: bool = True
+    observers: tuple[Observer, ...] = ()
+
+    def run(self, steps: Sequence[Step]) -> tuple[Stage, ...]:
+        """Run the passes in order.
+
+        Returns:
+            One stage per pass, in order; the last one holds the result.
+
+        Raises:
+            SampleError: GO-405, a pass that the user named needs samples and there are none.
+            UsageError: GO-207, an `only` or `skip` matches nothing.
+            RuntimeFailure: GO-603, an APPROXIMATE pass on a source that cannot be run, with ``validate`` set.
+        """
+        stages: list[Stage] = []
+        model, analyses = self.source, Analyses(self.source)
+        for step in self.progress.track(steps, label="passes", total=len(steps)):
+            stage, analyses = self._transaction(step, model, analyses)
+            model = stage.model
+            stages.append(stage)
+            for observe in self.observers:
+                observe(stage)
+        return tuple(stages)
+
+    def _transaction(self, step: Step, model: Model, analyses: Analyses) -> tuple[Stage, Analyses]:
+        started = time.perf_counter()
+        candidate = model.clone()
+        outcome = self._attempt(step, model, candidate, analyses)
+        outcome = replace(outcome, seconds=time.perf_counter() - started)
+        if outcome.kind is not OutcomeKind.APPLIED:
+            return Stage(replace(outcome, nodes=(model.node_count, model.node_count)), model), analyses
+        assert outcome.result is not None
+        outcome = replace(outcome, nodes=(model.node_count, candidate.node_count))
+        return Stage(outcome, candidate), analyses.carried_over(candidate, outcome.result.preserves)
+
+    def _attempt(self, step: Step, model: Model, candidate: Model, analyses: Analyses) -> Outcome:
+        rewrite = step.rewrite
+        self._require_samples(step)
+        self._require_validation(step)
+        selection = Selection.of(candidate, rewrite.options.only, rewrite.options.skip)
+        ctx = PassContext(
+            model=candidate,
+            source=self.source,
+            analyses=Analyses(candidate) if analyses.model is not model else analyses.carried_over(candidate, frozenset()),
+            selection=selection,
+            samples=self.samples,
+            target=self.target,
+            seed=self.seed,
+            progress=self.progress,
+            time_budget=self.time_budget,
+        )
+        try:
+            rewrite.requires(ctx)
+            result = rewrite.run(ctx)
+        except Refusal as refusal:
+            where = f" ({refusal.where})" if refusal.where else ""
+            return Outcome(step, OutcomeKind.SKIPPED, f"{refusal.reason}{where}")
+        except (UsageError, SampleError):
+            raise
+        except GraphoptError as error:
+            return Outcome(step, OutcomeKind.FAILED, str(error), error=error)
+        except Exception as error:
+            return Outcome(step, OutcomeKind.FAILED, f"{type(error).__name__}: {error}", error=_as_bug(step, error))
+        return self._judged(step, ctx, model, result)
+
+    def _judged(self, step: Step, ctx: PassContext, model: Model, result: PassResult) -> Outcome:
+        candidate, rewrite = ctx.model, step.rewrite
+        checks: list[CheckResult] = []
+        try:
+            if not result.modified:
+                return self._unchanged(step, model, candidate, result)
+            for check in self._all_checks(step, ctx, model, result):
+                checks.append(check)
+                if check.passed is False:
+                    reason = f"{check.name} check: {check.message}"
+                    return Outcome(step, OutcomeKind.ROLLED_BACK, reason, result, tuple(checks))
+        except Exception as error:
+            bug = _as_bug(step, error)
+            return Outcome(step, OutcomeKind.FAILED, f"{rewrite.name}: {error}", result, tuple(checks), bug)
+        return Outcome(step, OutcomeKind.APPLIED, "", result, tuple(checks))
+
+    def _all_checks(self, step: Step, ctx: PassContext, model: Model, result: PassResult) -> Iterator[CheckResult]:
+        rewrite = step.rewrite
+        return chain(
+            structural_checks(model, ctx.model, rewrite, ctx, result),
+            numeric_checks(model, ctx.model, rewrite.safety, result.oracle, self.grounds),
+        )
+
+    def _unchanged(self, step: Step, model: Model, candidate: Model, result: PassResult) -> Outcome:
+        if candidate.fingerprint() == model.fingerprint():
+            return Outcome(step, OutcomeKind.UNCHANGED, "", result)
+        lie = CheckResult("modified flag", False, "the pass says it changed nothing, but the model's bytes differ")
+        return Outcome(step, OutcomeKind.ROLLED_BACK, f"{lie.name} check: {lie.message}", result, (lie,))
+
+    def _require_samples(self, step: Step) -> None:
+        if step.rewrite.needs_samples and self.samples is None:
+            raise SampleError(
+                "GO-405",
+                f"{step.name} needs calibration samples",
+                hint="give --data PATH, or --calib PATH and --eval PATH; random data is never used unasked",
+            )
+
+    def _require_validation(self, step: Step) -> None:
+        if step.rewrite.safety is Safety.APPROXIMATE and self.grounds.feeds is None and self.validate:
+            raise RuntimeFailure(
+                "GO-605",
+                f"{step.name} changes outputs, and this model cannot be run to check them",
+                why=self.grounds.why_not,
+                hint="--no-validate runs it unchecked; --dim and --data help where only the inputs were the trouble",
+            )
+
+
+def _as_bug(step: Step, error: Exception) -> GraphoptError:
+    if isinstance(error, GraphoptError):
+        return error
+    bug = PassError if not step.rewrite.__class__.__module__.startswith("graphopt.passes") else InternalError
+    code = "GO-900" if bug is InternalError else "GO-801"
+    wrapped = bug(code, f"{step.name} raised {type(error).__name__}", why=str(error), hint="--debug shows the traceback")
+    wrapped.__cause__ = error
+    return wrapped
