@@ -30,7 +30,7 @@ class Target:
     Attributes:
         providers: the providers to validate and time on; the first one is the one passes optimize for.
         threads: intra-op threads, ≥ 1; 0 leaves the choice to onnxruntime.
-        custom_op_libraries: shared libraries registered in each session (native code: only on the user's word).
+        custom_op_libraries: shared libraries to register in each session; native code, so only if asked for.
     """
 
     providers: tuple[ProviderSpec, ...] = (ProviderSpec(),)
