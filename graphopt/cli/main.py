@@ -1,0 +1,106 @@
+"""The ``graphopt`` command. Commands are imported only when they run: ``graphopt --help`` loads click and nothing else."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from types import FrameType
+
+import click
+
+COMMANDS = {
+    "run": "Optimize a model and prove the result.",
+    "passes": "List the passes, or one pass with its options.",
+    "inspect": "Say what a model is made of.",
+    "validate": "Compare the outputs of two models.",
+    "bench": "Time two models against each other in interleaved pairs.",
+}
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; unwinds the stack so that nothing half-written stays behind."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands live in ``graphopt.cli.<name>`` and are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"graphopt.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Suggest the nearest command for a name that does not exist."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"no such command {args[0]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"graphopt {version('graphopt')}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print it.")
+def root() -> None:
+    """Rewrite an ONNX model to a smaller, faster one, with the proof that it is right.
+
+    \b
+    Exit codes: 0 ok, 1 a gate failed, 2 usage or recipe, 3 input model, 4 samples, 5 output,
+    6 runtime or provider, 7 limit, 70 bug, 130/143 interrupted.
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line and leave the process with the documented exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    words = sys.argv[1:] if args is None else args
+    sys.exit(_run(words))
+
+
+def _run(words: list[str]) -> int:
+    try:
+        root.main(args=words, prog_name="graphopt", standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted: nothing was written", err=True)
+        return 130
+    except Terminated:
+        click.echo("terminated: nothing was written", err=True)
+        return 143
+    except BrokenPipeError:
+        return 0
+    except Exception as error:
+        from graphopt.cli.errors import report_error
+
+        return report_error(error, debug="--debug" in words, as_json="--json" in words)
+    return 0
+
+
+def _terminate(_signum: int, _frame: FrameType | None) -> None:
+    raise Terminated

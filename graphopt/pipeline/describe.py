@@ -1,0 +1,71 @@
+"""A pass as data: its name, safety, summary and options, for the command line, the cards and the JSON."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+import typing
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from graphopt.pipeline.contract import Pass
+
+
+def describe(cls: type[Pass[Any]], source: str = "") -> dict[str, Any]:
+    """What a user can know about a pass.
+
+    Args:
+        cls: the pass.
+        source: the distribution that brings it.
+
+    Returns:
+        ``name``, ``code``, ``safety``, ``source``, ``summary`` (first line of the docstring), ``after``,
+        ``needs_samples`` and ``options``: name, type, bounds, default (JSON text) and description of each.
+    """
+    doc = inspect.cleandoc(cls.__doc__ or "")
+    return {
+        "name": cls.name,
+        "code": cls.code,
+        "safety": cls.safety.value,
+        "source": source,
+        "summary": doc.splitlines()[0] if doc else "",
+        "after": list(cls.after),
+        "needs_samples": cls.needs_samples,
+        "options": [_option(name, field) for name, field in cls.Options.model_fields.items()],
+    }
+
+
+def _option(name: str, field: FieldInfo) -> dict[str, str]:
+    default = field.get_default(call_default_factory=True)
+    return {
+        "name": name,
+        "type": type_name(field.annotation),
+        "bounds": bounds(field),
+        "default": json.dumps(default, default=str),
+        "description": field.description or "",
+    }
+
+
+def type_name(annotation: Any) -> str:
+    """A type as users write values of it: ``float``, ``"a" or "b"``, ``list of str``."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(json.dumps(a) for a in args)
+    if origin in (tuple, list):
+        return f"list of {type_name(args[0])}" if args else "list"
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(type_name(a) for a in args)
+    if annotation is type(None):
+        return "nothing"
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def bounds(field: FieldInfo) -> str:
+    """The numeric bounds of a field, e.g. ``>= 0, <= 1``; empty without any."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
+    found = []
+    for item in field.metadata:
+        found += [f"{sign} {getattr(item, key)}" for key, sign in signs.items() if getattr(item, key, None) is not None]
+    return ", ".join(found)
