@@ -55,7 +55,7 @@ class Gates(BaseModel):
         None,
         ge=0,
         allow_inf_nan=False,
-        description="most points lost: of top-1 accuracy, or 100 times the drop of --metric where one is given",
+        description="most points lost: of top-1 accuracy, or of 100 times the --metric where given",
     )
     min_sqnr: float | None = Field(None, allow_inf_nan=False, description="least SQNR of every output, in dB")
     max_size: Annotated[int, BeforeValidator(parse_size)] | None = Field(
@@ -63,7 +63,7 @@ class Gates(BaseModel):
     )
     never_slower: bool = Field(
         True,
-        description="reject a model that is slower with certainty: the ratio's whole 95 % interval is below 1",
+        description="reject a model that is certainly slower: the whole 95 % interval of the ratio below 1",
     )
     floor: bool = Field(
         False,
