@@ -87,6 +87,8 @@ class PassManager:
 
     def _attempt(self, step: Step, model: Model, candidate: Model, analyses: Analyses) -> Outcome:
         rewrite = step.rewrite
+        if rewrite.needs_samples and self.samples is None and not step.named:
+            return Outcome(step, OutcomeKind.SKIPPED, "no samples were given; with --data it would run")
         self._require_samples(step)
         self._require_validation(step)
         selection = Selection.of(candidate, rewrite.options.only, rewrite.options.skip)
