@@ -1,8 +1,8 @@
 """Small seeded models, one per structure that rewrites have to get right.
 
 Each builder takes a seed and gives a new ``onnx.ModelProto``; equal seeds give equal bytes. Hidden widths are
-multiples of 32, so that a cut to half keeps to the rounding a channel removal defaults to. The builders about file
-features are in ``formats``; ``ALL`` names every builder.
+multiples of 32, so that a cut to half keeps to the rounding a channel removal defaults to. Builders about
+file features are in ``formats``; ``ALL`` names every builder.
 """
 
 from __future__ import annotations
