@@ -23,7 +23,7 @@ from graphopt.pipeline.manager import Observer, PassManager
 from graphopt.pipeline.recipe import PassEntry, Recipe, Step, TargetTable, build_steps, load_recipe, parse_pass
 from graphopt.pipeline.registry import Registry
 from graphopt.progress import Progress, Silent
-from graphopt.report.build import RunFacts, build_report
+from graphopt.report.assemble import RunFacts, build_report
 from graphopt.report.schema import Report
 from graphopt.runtime.providers import parse_provider, require_available
 from graphopt.runtime.target import Target
@@ -111,7 +111,8 @@ def optimize(
         GraphoptError: anything that stops the run; its class tells which part of the input it is about.
         TypeError: an unknown setting.
     """
-    return _Run(Model.of(model), _recipe_of(recipe, passes), Settings(**settings)).result()
+    recipe_name = str(recipe) if isinstance(recipe, str | os.PathLike) else ""
+    return _Run(Model.of(model), _recipe_of(recipe, passes), recipe_name, Settings(**settings)).result()
 
 
 def _recipe_of(recipe: Recipe | str | os.PathLike[str] | None, passes: Sequence[str]) -> Recipe | None:
@@ -127,9 +128,10 @@ def _recipe_of(recipe: Recipe | str | os.PathLike[str] | None, passes: Sequence[
 class _Run:
     """One run: settles every setting first, so that nothing is computed before all of them are known to be good."""
 
-    def __init__(self, source: Model, recipe: Recipe | None, settings: Settings) -> None:
+    def __init__(self, source: Model, recipe: Recipe | None, recipe_name: str, settings: Settings) -> None:
         self.started = time.time()
         self.source = source
+        self.recipe_name = recipe_name
         self.settings = settings
         self.named = recipe is not None
         self.recipe = recipe or Recipe(version=1, passes=tuple(PassEntry(name=n) for n in DEFAULT_PASSES))
@@ -191,7 +193,9 @@ class _Run:
         return build_report(
             RunFacts(
                 source=self.source,
+                source_name=str(self.source.path or ""),
                 recipe=self.recipe,
+                recipe_name=self.recipe_name,
                 named=self.named,
                 gates=self.gates,
                 target=self.target,

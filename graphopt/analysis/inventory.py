@@ -1,0 +1,98 @@
+"""What a model is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from graphopt.model.model import Model, TensorSpec
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A model in numbers.
+
+    Attributes:
+        inputs: name, dtype and shape of each input, as text.
+        outputs: likewise.
+        overridable: names of initializers that are also inputs.
+        ops: op type (domain-qualified outside ai.onnx) → count, subgraph bodies included, most frequent first.
+        nodes: top-level nodes.
+        parameters: elements of all weights.
+        weight_bytes: their size.
+        opsets: domain → version.
+        ir_version: of the file.
+        metadata: the model's own metadata keys.
+        quantized: whether it holds QuantizeLinear or DequantizeLinear.
+        bodies: nodes inside If, Loop and Scan bodies.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    overridable: tuple[str, ...]
+    ops: tuple[tuple[str, int], ...]
+    nodes: int
+    parameters: int
+    weight_bytes: int
+    opsets: tuple[tuple[str, int], ...]
+    ir_version: int
+    metadata: tuple[str, ...]
+    quantized: bool
+    bodies: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as JSON can hold them."""
+        return {
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()},
+            "ops": dict(self.ops),
+            "opsets": dict(self.opsets),
+        }
+
+    def lines(self) -> list[str]:
+        """The figures as lines for a terminal."""
+        lines = [f"input   {text}" for text in self.inputs] + [f"output  {text}" for text in self.outputs]
+        lines.append(f"opset   {', '.join(f'{d} {v}' for d, v in self.opsets)}, IR {self.ir_version}")
+        inside = f", {self.bodies} more in subgraph bodies" if self.bodies else ""
+        lines.append(f"nodes   {self.nodes:,}{inside}")
+        lines.append(f"weights {self.parameters:,} parameters, {self.weight_bytes / 1e6:,.2f} MB")
+        width = max((len(op) for op, _ in self.ops), default=0)
+        lines += [f"  {op:<{width}} {count:>6,}" for op, count in self.ops]
+        if self.metadata:
+            lines.append(f"metadata keys: {', '.join(self.metadata)}")
+        if self.quantized:
+            lines.append("note: it already holds Q/DQ nodes; passes leave them alone")
+        if self.overridable:
+            lines.append(f"note: {len(self.overridable)} initializers are also inputs, so the runtime cannot fold them")
+        return lines
+
+
+def inventory(model: Model) -> Inventory:
+    """Count what a model is made of."""
+    ops: Counter[str] = Counter()
+    bodies = 0
+    for node, graph in model.editor.all_nodes():
+        ops[f"{node.domain}.{node.op}" if node.domain else node.op] += 1
+        bodies += graph is not model.graph
+    interface = model.interface
+    return Inventory(
+        inputs=tuple(_spec(s) for s in interface.inputs),
+        outputs=tuple(_spec(s) for s in interface.outputs),
+        overridable=tuple(s.name for s in interface.overridable),
+        ops=tuple(sorted(ops.items(), key=lambda item: (-item[1], item[0]))),
+        nodes=model.node_count,
+        parameters=model.parameter_count,
+        weight_bytes=model.weight_bytes,
+        opsets=tuple(sorted((domain or "ai.onnx", version) for domain, version in model.opsets.items())),
+        ir_version=model.ir_version,
+        metadata=tuple(sorted(model.metadata)),
+        quantized=any(op in ("QuantizeLinear", "DequantizeLinear") for op in ops),
+        bodies=bodies,
+    )
+
+
+def _spec(spec: TensorSpec) -> str:
+    if spec.kind != "tensor":
+        return f"{spec.name} {spec.kind}"
+    shape = "?" if spec.shape is None else ", ".join("?" if d is None else str(d) for d in spec.shape)
+    return f"{spec.name} {spec.dtype}[{shape}]"

@@ -1,0 +1,116 @@
+"""``graphopt run``: optimize a model and prove the result."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from graphopt.api import Result, optimize
+from graphopt.cli.options import MODEL, output_options, parse_dims, parse_shapes, sample_options, target_options
+from graphopt.cli.progress import make_progress
+from graphopt.cli.target import make_target
+from graphopt.cli.write import Destination, plan_outputs, write_result
+from graphopt.errors import LimitError
+from graphopt.report.terminal import print_report
+
+
+@click.command("run")
+@click.argument("models", nargs=-1, required=True, type=MODEL)
+@click.option("-o", "--output", required=True, type=MODEL, help="The model to write; a folder for several models.")
+@click.option("-r", "--recipe", type=MODEL, help="Recipe file (TOML).")
+@click.option(
+    "--pass",
+    "passes",
+    multiple=True,
+    metavar="NAME[:KEY=VALUE,...]",
+    help="A pass to run, repeatable, in order; instead of a recipe.",
+)
+@sample_options
+@click.option("--calib", metavar="PATH", help="Calibration samples; with --eval, instead of --data.")
+@click.option("--eval", "evaluation", metavar="PATH", help="Held-back samples that the result is judged on.")
+@click.option("--metric", metavar="MODULE:FUNCTION", help="Your own score: (outputs, samples, metadata) -> float.")
+@click.option("--min-speedup", type=float, help="Fail below this latency ratio original / optimized.")
+@click.option("--max-drop", type=float, help="Fail above this loss, in points of top-1 or of --metric.")
+@click.option("--min-sqnr", type=float, help="Fail below this SQNR (dB) on any output.")
+@click.option("--max-size", help="Fail above this file size: bytes, 5MB or 5MiB.")
+@click.option("--allow-slower", is_flag=True, help="Keep passes that make the model slower.")
+@click.option("--allow-rollback", is_flag=True, help="Exit 0 although a named pass was rolled back.")
+@click.option("--no-validate", is_flag=True, help="Run approximate passes on a model that cannot be run here.")
+@click.option("--no-measure", is_flag=True, help="Time nothing; passes keep their defaults.")
+@click.option("--measure-seconds", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Longest latency measurement.")
+@target_options
+@click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+@click.option("--report", type=MODEL, help="Report file.  [default: OUT.graphopt.json]")
+@click.option("--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Give up after this long (exit 7).")
+@output_options
+def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
+    """Optimize MODELS with a recipe or passes, and prove the result.
+
+    Without a recipe: simplify, then INT8 where --data gives samples, kept only where it is accurate and not slower.
+
+    \b
+    --preprocess keys: resize=256 or WxH, filter=bilinear, crop=224 or WxH, scale=1/127.5,
+    mean=1 or r;g;b, std=1 or r;g;b (both after scale), layout=nchw|nhwc, color=rgb|bgr|gray
+    """
+    destinations = plan_outputs(models, output, words["report"], overwrite=words["overwrite"])
+    worst = 0
+    with _deadline(words["timeout"]):
+        for model, destination in zip(models, destinations, strict=True):
+            worst = max(worst, _run_one(model, destination, words))
+    raise click.exceptions.Exit(worst)
+
+
+def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> int:
+    gates = {name: words[name] for name in ("min_speedup", "max_drop", "min_sqnr", "max_size") if words[name] is not None}
+    if words["allow_slower"]:
+        gates["never_slower"] = False
+    result: Result = optimize(
+        model,
+        recipe=words["recipe"],
+        passes=words["passes"],
+        data=words["data"],
+        calib=words["calib"],
+        evaluation=words["evaluation"],
+        preprocess=words["preprocess"],
+        metric=words["metric"],
+        gates=gates or None,
+        target=make_target(words["providers"], words["threads"], words["custom_op_libraries"]),
+        seed=words["seed"],
+        dims=parse_dims(words["dims"]),
+        shapes=parse_shapes(words["shapes"]),
+        validate=not words["no_validate"],
+        measure=not words["no_measure"],
+        allow_rollback=words["allow_rollback"],
+        max_seconds=words["measure_seconds"],
+        progress=make_progress(words["quiet"]),
+    )
+    report = write_result(result, destination)
+    if words["as_json"]:
+        click.echo(report.to_json(), nl=False)
+    else:
+        print_report(report, report_path=str(destination.report), verbose=words["verbose"])
+    return result.exit_code
+
+
+@contextmanager
+def _deadline(seconds: float | None) -> Iterator[None]:
+    """Raise GO-702 in the main thread when the time is over."""
+    if seconds is None:
+        yield
+        return
+
+    def expire(_signum: int, _frame: object) -> None:
+        raise LimitError("GO-702", f"--timeout of {seconds:g} s ran out", hint="give more time, or --measure-seconds less")
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

@@ -1,0 +1,113 @@
+"""Where results go: checked before any work, written after the verdict."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graphopt.api import Result
+from graphopt.errors import OutputError, UsageError
+from graphopt.report.schema import Report
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where one result goes.
+
+    Attributes:
+        model: the model file.
+        report: the report file.
+        overwrite: whether both may replace what is there.
+    """
+
+    model: Path
+    report: Path
+    overwrite: bool
+
+
+def plan_outputs(models: Sequence[Path], output: Path, report: Path | None, *, overwrite: bool) -> list[Destination]:
+    """Settle the output files, and refuse what cannot be written before any work is done.
+
+    Raises:
+        UsageError: GO-201, several models with one report, or two models of one name.
+        OutputError: GO-501 not writable, GO-502 exists.
+    """
+    if len(models) == 1 and not output.is_dir():
+        files = [output]
+    else:
+        files = [output / model.name for model in models]
+        if report is not None and len(models) > 1:
+            raise UsageError("GO-201", "--report names one file, but there are several models")
+        if len(set(files)) < len(files):
+            raise UsageError("GO-201", "two models have the same file name", hint="run them into different folders")
+        if not output.is_dir():
+            _make_folder(output)
+    found = [Destination(f, report or f.with_name(f"{f.name.removesuffix('.onnx')}.graphopt.json"), overwrite) for f in files]
+    for destination, model in zip(found, models, strict=True):
+        _check(destination, model)
+    return found
+
+
+def write_result(result: Result, destination: Destination) -> Report:
+    """Write the model, unless a gate of the user's failed, and then the report.
+
+    Raises:
+        OutputError: GO-501 to GO-504; what was there before is still there.
+    """
+    report = result.report
+    if report.output is not None:
+        result.model.save(destination.model, overwrite=destination.overwrite)
+        report = report.model_copy(
+            update={"output": report.output.model_copy(update={"path": str(destination.model)})}
+        )
+    write_text(destination.report, report.to_json())
+    return report
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        OutputError: GO-501.
+    """
+    staged = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".graphopt-", encoding="utf-8", delete=False) as file:
+            staged = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        staged.chmod(0o644)
+        staged.replace(path)
+    except OSError as error:
+        raise OutputError("GO-501", "cannot write the report", where=str(path), why=error.strerror or str(error)) from error
+    finally:
+        if staged is not None:
+            staged.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError("GO-501", "cannot make the output folder", where=str(folder), why=error.strerror) from error
+
+
+def _check(destination: Destination, source: Path) -> None:
+    for path in (destination.model, destination.report):
+        folder = path.parent
+        if not folder.is_dir():
+            raise OutputError("GO-501", "the output folder does not exist", where=str(folder), hint="make it first")
+        if not os.access(folder, os.W_OK):
+            raise OutputError("GO-501", "the output folder is not writable", where=str(folder))
+        if path.is_dir():
+            raise OutputError("GO-501", "the output is a folder", where=str(path))
+        if path.exists() and not destination.overwrite:
+            raise OutputError("GO-502", "the output exists", where=str(path), hint="--overwrite replaces it")
+    if destination.model.exists() and source.exists() and destination.model.samefile(source):
+        raise OutputError(
+            "GO-502", "the output is the input model", where=str(source), hint="the input is never changed: write elsewhere"
+        )

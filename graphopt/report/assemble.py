@@ -1,0 +1,161 @@
+"""Puts the report of a whole run together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from graphopt.data.samples import Samples
+from graphopt.model.model import Model
+from graphopt.pipeline.acceptance import Acceptance
+from graphopt.pipeline.checks import Grounds
+from graphopt.pipeline.outcome import OutcomeKind, Stage
+from graphopt.pipeline.recipe import Recipe
+from graphopt.report.build import (
+    gate_records,
+    latency_record,
+    model_record,
+    pass_record,
+    samples_record,
+    tool_record,
+    validation_record,
+)
+from graphopt.report.schema import RecipeRecord, Report, Timings, Verdict
+from graphopt.runtime.target import Target
+from graphopt.validation.gates import Gates
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Everything a run knows at its end.
+
+    Attributes:
+        source: the user's own model.
+        source_name: the file, as the user named it.
+        recipe: as it was given, or the default.
+        recipe_name: its file; empty without one.
+        named: whether the user chose the passes.
+        gates: with the defaults filled in.
+        target: where it was judged.
+        seed: for everything random.
+        calibration: samples the passes saw.
+        evaluation: held-back samples.
+        grounds: feeds of the checks.
+        accepted: the result.
+        allow_rollback: whether a named pass may be rolled back without failing the run.
+        started: seconds since the epoch.
+        seconds: the whole run took.
+    """
+
+    source: Model
+    source_name: str
+    recipe: Recipe
+    recipe_name: str
+    named: bool
+    gates: Gates
+    target: Target
+    seed: int
+    calibration: Samples | None
+    evaluation: Samples | None
+    grounds: Grounds
+    accepted: Acceptance
+    allow_rollback: bool
+    started: float
+    seconds: float
+
+
+def build_report(facts: RunFacts) -> Report:
+    """The report of a run; the output's path is filled in when it is written."""
+    accepted = facts.accepted
+    verdict = _verdict(facts)
+    resolved = resolved_recipe(facts)
+    return Report(
+        tool=tool_record(),
+        seed=facts.seed,
+        source=model_record(facts.source, facts.source_name),
+        output=model_record(accepted.model) if not _user_gate_failed(accepted) else None,
+        recipe=RecipeRecord(
+            resolved=_plain_recipe(resolved), toml=resolved.to_toml(), source=facts.recipe_name
+        ),
+        calibration=samples_record(facts.calibration),
+        evaluation=samples_record(facts.evaluation),
+        passes=tuple(pass_record(stage.outcome) for stage in accepted.stages),
+        validation=tuple(validation_record(provider, found) for provider, found in accepted.comparisons),
+        latency=tuple(
+            latency_record(provider, facts.target.threads, found) for provider, found in accepted.latencies
+        ),
+        gates=gate_records(accepted.verdicts),
+        verdict=verdict,
+        warnings=_warnings(facts),
+        timings=Timings(
+            started=datetime.fromtimestamp(facts.started, UTC).isoformat(timespec="seconds"),
+            total_seconds=facts.seconds,
+        ),
+    )
+
+
+def resolved_recipe(facts: RunFacts) -> Recipe:
+    """The passes that were kept, with every measured decision written in.
+
+    The never-slower gate is off in it: timing has already decided, and deciding again could give other bytes.
+    """
+    entries = [{"name": s.outcome.name, **s.outcome.resolved_options} for s in facts.accepted.kept]
+    gates = {name: getattr(facts.gates, name) for name in sorted(facts.gates.model_fields_set)}
+    target = {"providers": [str(p) for p in facts.target.providers], "threads": facts.target.threads}
+    return Recipe.model_validate(
+        {
+            "version": 1,
+            "seed": facts.seed,
+            "pass": entries,
+            "gates": gates | {"never_slower": False},
+            "target": target,
+        }
+    )
+
+
+def _plain_recipe(recipe: Recipe) -> dict[str, Any]:
+    plain: dict[str, Any] = recipe.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
+    return plain
+
+
+def _verdict(facts: RunFacts) -> Verdict:
+    accepted = facts.accepted
+    validated = facts.grounds.feeds is not None
+    failed = [v for v in accepted.verdicts if v.user_set and not v.passed]
+    if failed:
+        names = ", ".join(v.name for v in failed)
+        return Verdict(exit_code=1, text=f"gate failed: {names}; no model was written", validated=validated)
+    lost = [s.outcome.name for s in accepted.stages if s.outcome.step.named and _taken_back(s)]
+    if lost and not facts.allow_rollback:
+        text = f"rolled back: {', '.join(lost)}; the rest was kept (--allow-rollback makes this exit 0)"
+        return Verdict(exit_code=1, text=text, validated=validated)
+    if not accepted.kept:
+        return Verdict(exit_code=0, text="nothing paid: the result is the source, unchanged", validated=validated)
+    kept = ", ".join(s.outcome.name for s in accepted.kept)
+    text = f"kept: {kept}" if validated else f"kept: {kept}; NOT VALIDATED: the source cannot be run"
+    return Verdict(exit_code=0, text=text, validated=validated)
+
+
+def _taken_back(stage: Stage) -> bool:
+    return stage.outcome.kind in (OutcomeKind.ROLLED_BACK, OutcomeKind.FAILED)
+
+
+def _user_gate_failed(accepted: Acceptance) -> bool:
+    return any(v.user_set and not v.passed for v in accepted.verdicts)
+
+
+def _warnings(facts: RunFacts) -> tuple[str, ...]:
+    found = []
+    if facts.grounds.feeds is None:
+        found.append(f"not validated: {facts.grounds.why_not}")
+    elif facts.grounds.feeds.synthetic:
+        found.append("checked on seeded synthetic inputs: give --data for real ones")
+    if facts.evaluation is None and any(s.outcome.step.rewrite.safety.value == "approximate" for s in facts.accepted.kept):
+        found.append("fidelity not gated: there are no held-back samples")
+    if facts.source.interface.overridable:
+        names = [spec.name for spec in facts.source.interface.overridable]
+        shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        found.append(f"{len(names)} initializers are also graph inputs and were left alone: {shown}")
+    found += [f"latency on {p} is inconclusive" for p, found_l in facts.accepted.latencies if not found_l.conclusive]
+    return tuple(found)
