@@ -1,0 +1,53 @@
+"""What is loaded when: a command line that answers at once must not load the numerical libraries."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "scipy", "pydantic", "rich", "ml_dtypes", "PIL"}
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level names in ``sys.modules`` of a fresh interpreter after ``statement``."""
+    code = (
+        "import sys, json, contextlib, io\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        f"    {statement}\n"
+        "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout))
+
+
+def test_the_measurement_sees_what_is_loaded() -> None:
+    assert "numpy" in loaded_after("import numpy")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import graphopt",
+        "import graphopt; dir(graphopt)",
+        "import sys; sys.argv = ['graphopt', '--help']; from graphopt.cli.main import main; main()",
+        "import sys; sys.argv = ['graphopt', '--version']; from graphopt.cli.main import main; main()",
+        "import sys; sys.argv = ['graphopt', 'run', '--help']; from graphopt.cli.main import main; main()",
+    ],
+)
+def test_nothing_heavy_is_loaded(statement: str) -> None:
+    loaded = loaded_after(statement)
+    assert "graphopt" in loaded
+    assert not loaded & HEAVY
+
+
+def test_public_names_are_where_they_claim_to_be() -> None:
+    import graphopt
+
+    assert graphopt.__all__
+    for name in graphopt.__all__:
+        assert getattr(graphopt, name) is not None
+    with pytest.raises(AttributeError):
+        _ = graphopt.no_such_name  # type: ignore[attr-defined]
