@@ -1,0 +1,215 @@
+"""A few feeds that the source model is known to run on: the user's samples, or else seeded synthetic inputs.
+
+A dynamic dimension says nothing about the sizes that work. They are tried from a printed list until the
+model runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.data.samples import Samples
+from graphopt.data.synthetic import synthetic_samples
+from graphopt.errors import GraphoptError, RuntimeFailure
+from graphopt.model.model import Interface, Model, TensorSpec
+from graphopt.runtime.session import Session, open_session
+from graphopt.runtime.target import Target
+
+SIZES = (32, 64, 48, 16, 128, 224, 256, 8, 512, 640, 100, 1024, 16000, 4, 2, 1)
+"""Sizes that dynamic dimensions are tried with, in this order; batch dimensions are 1."""
+
+_TRANSPARENT = frozenset(
+    (
+        *("Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape"),
+        *("Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    )
+)
+"""Operators that hand index values on unchanged."""
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class PreparedFeeds:
+    """Feeds for the checks, or why there are none.
+
+    Attributes:
+        feeds: the feeds; ``None``: the source cannot be run.
+        reason: why it cannot be run; empty otherwise.
+        shapes: shapes of the synthetic inputs that worked.
+        tried: sizes of dynamic dimensions that were tried, in order.
+    """
+
+    feeds: Samples | None
+    reason: str = ""
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    tried: tuple[int, ...] = ()
+
+
+def prepare_feeds(
+    model: Model,
+    samples: Samples | None,
+    *,
+    seed: int,
+    target: Target,
+    dims: Mapping[str, int] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    count: int = 2,
+) -> PreparedFeeds:
+    """Find feeds that the source model runs on.
+
+    Args:
+        model: the source.
+        samples: the user's samples; ``None`` or empty: synthetic inputs are made.
+        seed: of the synthetic inputs.
+        target: its first provider runs the model, runtime optimizations off.
+        dims: sizes of named dynamic dimensions; they win over what would be tried.
+        shapes: whole shapes by input name; they win over ``dims``.
+        count: how many synthetic feeds to make.
+
+    Returns:
+        The feeds; or the reason why the source does not run, which is no error: such a model can still be
+        rewritten by passes that are safe without a check.
+    """
+    try:
+        session = open_session(
+            model,
+            provider=target.provider,
+            threads=target.threads,
+            optimization="none",
+            custom_op_libraries=target.custom_op_libraries,
+        )
+    except RuntimeFailure as error:
+        return PreparedFeeds(None, str(error))
+    if samples is not None and len(samples):
+        failure = _failure(session, samples)
+        return PreparedFeeds(samples) if not failure else PreparedFeeds(None, failure)
+    return _search(model, session, seed, dict(dims or {}), dict(shapes or {}), count)
+
+
+def _search(
+    model: Model, session: Session, seed: int, dims: Mapping[str, int], shapes: Shapes, count: int
+) -> PreparedFeeds:
+    bounds = index_bounds(model)
+    tried: dict[int, None] = {}
+    reason = ""
+    for size, guess in _guesses(model.interface, dims, shapes):
+        tried[size] = None
+        try:
+            feeds = synthetic_samples(
+                model.interface, seed=seed, dims=dims, shapes=guess, bounds=bounds, count=count
+            )
+            failure = _failure(session, feeds)
+        except GraphoptError as error:
+            failure = str(error)
+        if not failure:
+            return PreparedFeeds(feeds, shapes=guess, tried=tuple(tried))
+        reason = reason or failure
+    sizes = ", ".join(str(size) for size in tried)
+    hint = "give real samples with --data, or sizes with --dim NAME=SIZE or --shape INPUT=1x3x224x224"
+    return PreparedFeeds(
+        None, f"{reason}; sizes of dynamic dimensions tried: {sizes}; {hint}", tried=tuple(tried)
+    )
+
+
+def _failure(session: Session, feeds: Samples) -> str:
+    """Why the first feed does not run; empty if it does."""
+    try:
+        session.run(feeds[0])
+    except GraphoptError as error:
+        return str(error)
+    return ""
+
+
+def _guesses(
+    interface: Interface, dims: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[int, Shapes]]:
+    """Complete shapes of all inputs, each guess once, with the size that dynamic dimensions have in it."""
+    seen: list[Shapes] = []
+    for size in SIZES:
+        for states in (False, True):
+            guess = {
+                spec.name: _shape(spec, size, interface.inputs, dims, states)
+                for spec in interface.inputs
+                if spec.shape is not None
+            }
+            guess |= shapes
+            if guess not in seen:
+                seen.append(guess)
+                yield size, guess
+
+
+def _shape(
+    spec: TensorSpec, size: int, inputs: Sequence[TensorSpec], dims: Mapping[str, int], states: bool
+) -> tuple[int, ...]:
+    """One input's shape: batch 1, other dynamic dimensions ``size``.
+
+    Args:
+        spec: the input.
+        size: of dynamic dimensions.
+        inputs: all inputs; a name that stands first in one of them is a batch dimension in all.
+        dims: sizes of named dimensions.
+        states: take a single unnamed dimension in the middle for a batch dimension, as recurrent states have
+            it.
+    """
+    batch = {s.shape[0] for s in inputs if s.shape and isinstance(s.shape[0], str)}
+    shape = spec.shape or ()
+    dynamic = [axis for axis, dim in enumerate(shape) if not isinstance(dim, int)]
+    sizes = []
+    for axis, dim in enumerate(shape):
+        if isinstance(dim, int):
+            sizes.append(dim)
+        elif isinstance(dim, str) and dim in dims:
+            sizes.append(dims[dim])
+        elif axis == 0 or dim in batch or (states and dynamic == [axis] and 0 < axis < len(shape) - 1):
+            sizes.append(1)
+        else:
+            sizes.append(size)
+    return tuple(sizes)
+
+
+def index_bounds(model: Model) -> dict[str, tuple[int, int]]:
+    """Ranges of integer inputs that serve as indices: input name → (least, largest), both inclusive.
+
+    Follows each integer input through operators that hand values on, to the Gather or OneHot that it indexes.
+    """
+    bounds: dict[str, tuple[int, int]] = {}
+    for tensor in model.graph.inputs:
+        if tensor.dtype is None or np.dtype(tensor.dtype).kind not in "iu":
+            continue
+        highest = [high for node, index in _reached(model, tensor) if (high := _limit(model, node, index))]
+        if highest:
+            bounds[tensor.name] = (0, min(highest) - 1)
+    return bounds
+
+
+def _reached(model: Model, tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
+    """Nodes that read ``tensor``, or a copy of its values, with the input they read it on."""
+    stack, seen = [tensor], {id(tensor)}
+    while stack:
+        current = stack.pop()
+        for node in model.editor.consumers(current):
+            for index, given in enumerate(node.inputs):
+                if given is current:
+                    yield node, index
+            if node.op in _TRANSPARENT:
+                fresh = [o for o in node.outputs if id(o) not in seen]
+                seen.update(id(o) for o in fresh)
+                stack.extend(fresh)
+
+
+def _limit(model: Model, node: gs.Node, index: int) -> int | None:
+    """How many different indices ``node`` takes on this input; ``None``: it does not index by it."""
+    if node.op == "Gather" and index == 1:
+        shape = model.shape_of(node.inputs[0])
+        axis = int(node.attrs.get("axis", 0))
+        size = shape[axis] if shape and -len(shape) <= axis < len(shape) else None
+        return size if isinstance(size, int) else None
+    if node.op == "OneHot" and index == 0:
+        depth = model.editor.constant(node.inputs[1])
+        return int(depth.ravel()[0]) if depth is not None and depth.size else None
+    return None
