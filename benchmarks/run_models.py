@@ -45,7 +45,10 @@ def prepare(name: str, models: Path, folder: Path) -> tuple[Path, Path, Path]:
     """Write the samples of one model; its path, calibration and evaluation sources."""
     target = folder / name
     done = subprocess.run(
-        [sys.executable, str(models / "samples.py"), name, str(target)], capture_output=True, text=True, check=True
+        [sys.executable, str(models / "samples.py"), name, str(target)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     model = Path(done.stdout.strip().rsplit("model ", 1)[1])
     parts = [next(p for p in (target / f"{part}.npz", target / part) if p.exists()) for part in ("calib", "eval")]

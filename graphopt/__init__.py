@@ -31,7 +31,17 @@ _HOMES = {
     "Target": "graphopt.runtime.target",
 }
 
-__all__ = ["Gates", "GraphoptError", "Model", "ProviderSpec", "Recipe", "Result", "Samples", "Target", "optimize"]
+__all__ = [
+    "Gates",
+    "GraphoptError",
+    "Model",
+    "ProviderSpec",
+    "Recipe",
+    "Result",
+    "Samples",
+    "Target",
+    "optimize",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,15 @@ from graphopt.model.model import Interface, Model
 from graphopt.pipeline.acceptance import Acceptance, Judge, require_runnable
 from graphopt.pipeline.checks import Grounds
 from graphopt.pipeline.manager import Observer, PassManager
-from graphopt.pipeline.recipe import PassEntry, Recipe, Step, TargetTable, build_steps, load_recipe, parse_pass
+from graphopt.pipeline.recipe import (
+    PassEntry,
+    Recipe,
+    Step,
+    TargetTable,
+    build_steps,
+    load_recipe,
+    parse_pass,
+)
 from graphopt.pipeline.registry import Registry
 from graphopt.progress import Progress, Silent
 from graphopt.report.assemble import RunFacts, build_report
@@ -76,7 +84,7 @@ class Settings:
     measure: bool = True
     allow_rollback: bool = False
     max_seconds: float = 60.0
-    progress: Progress = Silent()  # noqa: RUF009 - stateless
+    progress: Progress = Silent()
     observers: tuple[Observer, ...] = ()
 
 

@@ -60,16 +60,19 @@ class Conditions:
         if self.data is not None:
             preprocess = Preprocess.parse(self.preprocess) if self.preprocess else None
             given = read_samples(self.data, model.interface, preprocess=preprocess)
-        prepared = prepare_feeds(
-            model, given, seed=self.seed, dims=self.dims, shapes=self.shapes, target=self.target
-        )
+        prepared = prepare_feeds(model, given, seed=self.seed, dims=self.dims, shapes=self.shapes, target=self.target)
         if prepared.feeds is None:
             raise RuntimeFailure("GO-605", "the reference cannot be run", where=str(model.path), why=prepared.reason)
         return prepared.feeds
 
 
 def validate_pair(
-    reference: Path, candidate: Path, conditions: Conditions, *, gates: Mapping[str, Any], metric: str | None = None
+    reference: Path,
+    candidate: Path,
+    conditions: Conditions,
+    *,
+    gates: Mapping[str, Any],
+    metric: str | None = None,
 ) -> PairReport:
     """Compare the outputs of two models on the same samples.
 

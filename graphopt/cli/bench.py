@@ -17,7 +17,13 @@ from graphopt.pairs import bench_pair
 @click.argument("candidate", type=MODEL)
 @sample_options
 @click.option("--min-speedup", type=float, help="Fail below this latency ratio baseline / candidate.")
-@click.option("--measure-seconds", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Longest measurement.")
+@click.option(
+    "--measure-seconds",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    show_default=True,
+    help="Longest measurement.",
+)
 @target_options
 @output_options
 def command(baseline: Path, candidate: Path, **words: Any) -> None:

@@ -41,7 +41,11 @@ def target_options(function: F) -> F:
             metavar="NAME[:KEY=VALUE,...]",
             help="Execution provider, repeatable; the first one is optimized for. Default: cpu.",
         ),
-        click.option("--threads", type=click.IntRange(0, 1024), help="Intra-op threads; 0: onnxruntime chooses.  [default: 1]"),
+        click.option(
+            "--threads",
+            type=click.IntRange(0, 1024),
+            help="Intra-op threads; 0: onnxruntime chooses.  [default: 1]",
+        ),
         click.option(
             "--custom-op-lib",
             "custom_op_libraries",
@@ -55,10 +59,30 @@ def target_options(function: F) -> F:
 def sample_options(function: F) -> F:
     """``--data``, ``--preprocess``, ``--shape``, ``--dim``, ``--seed``."""
     return _stack(
-        click.option("--data", metavar="PATH|MODULE:FUNCTION", help="Samples: npz, folder of npz, folder of images, or a function."),
-        click.option("--preprocess", metavar="KEY=VALUE,...", help="How pictures become inputs; `graphopt run --help` lists the keys."),
-        click.option("--shape", "shapes", multiple=True, metavar="INPUT=1x3x224x224", help="Shape of a synthetic input."),
-        click.option("--dim", "dims", multiple=True, metavar="NAME=8", help="Value of a dynamic dimension in synthetic inputs."),
+        click.option(
+            "--data",
+            metavar="PATH|MODULE:FUNCTION",
+            help="Samples: npz, folder of npz, folder of images, or a function.",
+        ),
+        click.option(
+            "--preprocess",
+            metavar="KEY=VALUE,...",
+            help="How pictures become inputs; `graphopt run --help` lists the keys.",
+        ),
+        click.option(
+            "--shape",
+            "shapes",
+            multiple=True,
+            metavar="INPUT=1x3x224x224",
+            help="Shape of a synthetic input.",
+        ),
+        click.option(
+            "--dim",
+            "dims",
+            multiple=True,
+            metavar="NAME=8",
+            help="Value of a dynamic dimension in synthetic inputs.",
+        ),
         click.option("--seed", type=click.IntRange(min=0), help="For everything random.  [default: 0]"),
     )(function)
 

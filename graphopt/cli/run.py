@@ -11,7 +11,14 @@ from typing import Any
 import click
 
 from graphopt.api import Result, optimize
-from graphopt.cli.options import MODEL, output_options, parse_dims, parse_shapes, sample_options, target_options
+from graphopt.cli.options import (
+    MODEL,
+    output_options,
+    parse_dims,
+    parse_shapes,
+    sample_options,
+    target_options,
+)
 from graphopt.cli.progress import make_progress
 from graphopt.cli.target import make_target
 from graphopt.cli.write import Destination, plan_outputs, write_result
@@ -42,14 +49,20 @@ from graphopt.report.terminal import print_report
 @click.option("--allow-rollback", is_flag=True, help="Exit 0 although a named pass was rolled back.")
 @click.option("--no-validate", is_flag=True, help="Run approximate passes on a model that cannot be run here.")
 @click.option("--no-measure", is_flag=True, help="Time nothing; passes keep their defaults.")
-@click.option("--measure-seconds", type=click.FloatRange(min=0.1), default=60.0, show_default=True, help="Longest latency measurement.")
+@click.option(
+    "--measure-seconds",
+    type=click.FloatRange(min=0.1),
+    default=60.0,
+    show_default=True,
+    help="Longest latency measurement.",
+)
 @target_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--report", type=MODEL, help="Report file.  [default: OUT.graphopt.json]")
 @click.option("--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Give up after this long (exit 7).")
 @output_options
 def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
-    """Optimize MODELS with a recipe or passes, and prove the result.
+    r"""Optimize MODELS with a recipe or passes, and prove the result.
 
     Without a recipe: simplify, then INT8 where --data gives samples, kept only where it is accurate and not slower.
 
@@ -66,7 +79,9 @@ def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
 
 
 def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> int:
-    gates = {name: words[name] for name in ("min_speedup", "max_drop", "min_sqnr", "max_size") if words[name] is not None}
+    gates = {
+        name: words[name] for name in ("min_speedup", "max_drop", "min_sqnr", "max_size") if words[name] is not None
+    }
     if words["allow_slower"]:
         gates["never_slower"] = False
     result: Result = optimize(
@@ -105,7 +120,9 @@ def _deadline(seconds: float | None) -> Iterator[None]:
         return
 
     def expire(_signum: int, _frame: object) -> None:
-        raise LimitError("GO-702", f"--timeout of {seconds:g} s ran out", hint="give more time, or --measure-seconds less")
+        raise LimitError(
+            "GO-702", f"--timeout of {seconds:g} s ran out", hint="give more time, or --measure-seconds less"
+        )
 
     previous = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)

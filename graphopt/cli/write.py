@@ -45,7 +45,9 @@ def plan_outputs(models: Sequence[Path], output: Path, report: Path | None, *, o
             raise UsageError("GO-201", "two models have the same file name", hint="run them into different folders")
         if not output.is_dir():
             _make_folder(output)
-    found = [Destination(f, report or f.with_name(f"{f.name.removesuffix('.onnx')}.graphopt.json"), overwrite) for f in files]
+    found = [
+        Destination(f, report or f.with_name(f"{f.name.removesuffix('.onnx')}.graphopt.json"), overwrite) for f in files
+    ]
     for destination, model in zip(found, models, strict=True):
         _check(destination, model)
     return found
@@ -60,9 +62,7 @@ def write_result(result: Result, destination: Destination) -> Report:
     report = result.report
     if report.output is not None:
         result.model.save(destination.model, overwrite=destination.overwrite)
-        report = report.model_copy(
-            update={"output": report.output.model_copy(update={"path": str(destination.model)})}
-        )
+        report = report.model_copy(update={"output": report.output.model_copy(update={"path": str(destination.model)})})
     write_text(destination.report, report.to_json())
     return report
 
@@ -75,7 +75,9 @@ def write_text(path: Path, text: str) -> None:
     """
     staged = None
     try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".graphopt-", encoding="utf-8", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=".graphopt-", encoding="utf-8", delete=False
+        ) as file:
             staged = Path(file.name)
             file.write(text)
             file.flush()
@@ -83,7 +85,9 @@ def write_text(path: Path, text: str) -> None:
         staged.chmod(0o644)
         staged.replace(path)
     except OSError as error:
-        raise OutputError("GO-501", "cannot write the report", where=str(path), why=error.strerror or str(error)) from error
+        raise OutputError(
+            "GO-501", "cannot write the report", where=str(path), why=error.strerror or str(error)
+        ) from error
     finally:
         if staged is not None:
             staged.unlink(missing_ok=True)
@@ -109,5 +113,8 @@ def _check(destination: Destination, source: Path) -> None:
             raise OutputError("GO-502", "the output exists", where=str(path), hint="--overwrite replaces it")
     if destination.model.exists() and source.exists() and destination.model.samefile(source):
         raise OutputError(
-            "GO-502", "the output is the input model", where=str(source), hint="the input is never changed: write elsewhere"
+            "GO-502",
+            "the output is the input model",
+            where=str(source),
+            hint="the input is never changed: write elsewhere",
         )

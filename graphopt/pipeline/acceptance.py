@@ -53,7 +53,7 @@ class Judge:
     metric_name: str = "metric"
     max_seconds: float = 60.0
     measure: bool = True
-    progress: Progress = Silent()  # noqa: RUF009 - stateless
+    progress: Progress = Silent()
 
     def accept(self, stages: Sequence[Stage]) -> Acceptance:
         """Measure the last stage and peel passes off until the default gates hold."""

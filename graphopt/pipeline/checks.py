@@ -43,7 +43,9 @@ def structural_checks(
     yield CheckResult("interface", same, "" if same else _interface_difference(before, candidate))
 
 
-def numeric_checks(before: Model, candidate: Model, safety: Safety, oracle: Model | None, on: Grounds) -> Iterator[CheckResult]:
+def numeric_checks(
+    before: Model, candidate: Model, safety: Safety, oracle: Model | None, on: Grounds
+) -> Iterator[CheckResult]:
     """Open and run the candidate, and compare its outputs as its safety class demands."""
     if on.feeds is None:
         yield CheckResult("outputs", None, f"not validated: {on.why_not}")
@@ -58,10 +60,16 @@ def numeric_checks(before: Model, candidate: Model, safety: Safety, oracle: Mode
         yield _compared("masked oracle", oracle, candidate, Safety.ROUNDING, on.feeds, on.target)
 
 
-def _compared(name: str, reference: Model, candidate: Model, safety: Safety, feeds: Samples, target: Target) -> CheckResult:
+def _compared(
+    name: str, reference: Model, candidate: Model, safety: Safety, feeds: Samples, target: Target
+) -> CheckResult:
     try:
         found: Equivalence = check_equivalence(
-            reference, candidate, feeds, safety="exact" if safety is Safety.EXACT else "rounding", target=target
+            reference,
+            candidate,
+            feeds,
+            safety="exact" if safety is Safety.EXACT else "rounding",
+            target=target,
         )
     except GraphoptError as error:
         return CheckResult(name, False, str(error))
@@ -86,7 +94,12 @@ def _run_finite(before: Model, candidate: Model, feeds: Samples, target: Target)
         RuntimeFailure: GO-603/604, or GO-605 for new NaN or infinite values.
     """
     sessions = [
-        open_session(m, provider=target.provider, threads=target.threads, custom_op_libraries=target.custom_op_libraries)
+        open_session(
+            m,
+            provider=target.provider,
+            threads=target.threads,
+            custom_op_libraries=target.custom_op_libraries,
+        )
         for m in (before, candidate)
     ]
     reference, outputs = (s.run(feeds[0]) for s in sessions)
@@ -95,7 +108,9 @@ def _run_finite(before: Model, candidate: Model, feeds: Samples, target: Target)
             continue
         fine = np.isfinite(reference[name]) if reference[name].shape == value.shape else np.ones(value.shape, bool)
         if not np.isfinite(value)[fine].all():
-            raise RuntimeFailure("GO-605", "the result has NaN or infinite outputs where the source has none", where=name)
+            raise RuntimeFailure(
+                "GO-605", "the result has NaN or infinite outputs where the source has none", where=name
+            )
     return ""
 
 

@@ -54,7 +54,7 @@ class PassOptions(BaseModel):
     skip: tuple[str, ...] = Field((), description="leave these alone; same forms as `only`, and wins over it")
 
 
-class Refusal(Exception):  # noqa: N818 - a refusal is a valid result, not an error
+class Refusal(Exception):
     """Raised by a pass before its first edit: it does not apply to this model, and this is why.
 
     Args:
@@ -68,7 +68,7 @@ class Refusal(Exception):  # noqa: N818 - a refusal is a valid result, not an er
         self.where = where
 
 
-class Broken(Exception):  # noqa: N818 - caught by the manager and turned into a roll-back
+class Broken(Exception):
     """Raised by ``ensures``: what must hold after the pass does not.
 
     Args:
@@ -193,12 +193,12 @@ class Pass(abc.ABC, Generic[OptionsT]):
     def __init__(self, options: OptionsT) -> None:
         self.options = options
 
-    def requires(self, ctx: PassContext) -> None:  # noqa: B027 - an optional hook
+    def requires(self, ctx: PassContext) -> None:
         """Raise ``Refusal`` when the pass does not apply to the model at all."""
 
     @abc.abstractmethod
     def run(self, ctx: PassContext) -> PassResult:
         """Edit ``ctx.model`` and say what was done."""
 
-    def ensures(self, ctx: PassContext, result: PassResult) -> None:  # noqa: B027 - an optional hook
+    def ensures(self, ctx: PassContext, result: PassResult) -> None:
         """Raise ``Broken`` when something that must hold afterwards does not."""

@@ -48,7 +48,7 @@ class PassManager:
     samples: Samples | None = None
     target: Target = Target()
     seed: int = 0
-    progress: Progress = Silent()  # noqa: RUF009 - stateless
+    progress: Progress = Silent()
     time_budget: float = 60.0
     validate: bool = True
     observers: tuple[Observer, ...] = ()
@@ -95,7 +95,9 @@ class PassManager:
         ctx = PassContext(
             model=candidate,
             source=self.source,
-            analyses=Analyses(candidate) if analyses.model is not model else analyses.carried_over(candidate, frozenset()),
+            analyses=Analyses(candidate)
+            if analyses.model is not model
+            else analyses.carried_over(candidate, frozenset()),
             selection=selection,
             samples=self.samples,
             target=self.target,
@@ -169,6 +171,8 @@ def _as_bug(step: Step, error: Exception) -> GraphoptError:
         return error
     bug = PassError if not step.rewrite.__class__.__module__.startswith("graphopt.passes") else InternalError
     code = "GO-900" if bug is InternalError else "GO-801"
-    wrapped = bug(code, f"{step.name} raised {type(error).__name__}", why=str(error), hint="--debug shows the traceback")
+    wrapped = bug(
+        code, f"{step.name} raised {type(error).__name__}", why=str(error), hint="--debug shows the traceback"
+    )
     wrapped.__cause__ = error
     return wrapped

@@ -41,7 +41,7 @@ class TargetTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    providers: tuple[str, ...] = Field(("cpu",), description="execution providers, e.g. \"cpu\" or \"cuda:device_id=0\"")
+    providers: tuple[str, ...] = Field(("cpu",), description='execution providers, e.g. "cpu" or "cuda:device_id=0"')
     threads: int = Field(1, ge=0, le=1024, description="intra-op threads; 0: onnxruntime chooses")
 
 
@@ -139,7 +139,10 @@ def parse_pass(text: str) -> PassEntry:
         key, sep, value = part.partition("=")
         if not sep or not key.strip():
             raise UsageError(
-                "GO-203", f"{part!r} is not key=value", where=f"--pass {text}", hint="e.g. --pass quantize:calibration=minmax"
+                "GO-203",
+                f"{part!r} is not key=value",
+                where=f"--pass {text}",
+                hint="e.g. --pass quantize:calibration=minmax",
             )
         options[key.strip().replace("-", "_")] = _value(value.strip())
     return PassEntry.model_validate({"name": name.strip(), **options})

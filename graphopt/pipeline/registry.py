@@ -56,8 +56,7 @@ class Registry:
             UsageError: GO-206, two packages bring the same name.
         """
         return cls(
-            Registered(e.name, e.dist.name if e.dist is not None else "unknown", e)
-            for e in entry_points(group=GROUP)
+            Registered(e.name, e.dist.name if e.dist is not None else "unknown", e) for e in entry_points(group=GROUP)
         )
 
     def names(self) -> list[str]:

@@ -75,16 +75,12 @@ def build_report(facts: RunFacts) -> Report:
         seed=facts.seed,
         source=model_record(facts.source, facts.source_name),
         output=model_record(accepted.model) if not _user_gate_failed(accepted) else None,
-        recipe=RecipeRecord(
-            resolved=_plain_recipe(resolved), toml=resolved.to_toml(), source=facts.recipe_name
-        ),
+        recipe=RecipeRecord(resolved=_plain_recipe(resolved), toml=resolved.to_toml(), source=facts.recipe_name),
         calibration=samples_record(facts.calibration),
         evaluation=samples_record(facts.evaluation),
         passes=tuple(pass_record(stage.outcome) for stage in accepted.stages),
         validation=tuple(validation_record(provider, found) for provider, found in accepted.comparisons),
-        latency=tuple(
-            latency_record(provider, facts.target.threads, found) for provider, found in accepted.latencies
-        ),
+        latency=tuple(latency_record(provider, facts.target.threads, found) for provider, found in accepted.latencies),
         gates=gate_records(accepted.verdicts),
         verdict=verdict,
         warnings=_warnings(facts),
@@ -151,7 +147,9 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         found.append(f"not validated: {facts.grounds.why_not}")
     elif facts.grounds.feeds.synthetic:
         found.append("checked on seeded synthetic inputs: give --data for real ones")
-    if facts.evaluation is None and any(s.outcome.step.rewrite.safety.value == "approximate" for s in facts.accepted.kept):
+    if facts.evaluation is None and any(
+        s.outcome.step.rewrite.safety.value == "approximate" for s in facts.accepted.kept
+    ):
         found.append("fidelity not gated: there are no held-back samples")
     if facts.source.interface.overridable:
         names = [spec.name for spec in facts.source.interface.overridable]

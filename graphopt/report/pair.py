@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from typing import Literal
 
-from graphopt.report.schema import GateRecord, LatencyRecord, ModelRecord, Record, ToolRecord, ValidationRecord, plain
+from graphopt.report.schema import (
+    GateRecord,
+    LatencyRecord,
+    ModelRecord,
+    Record,
+    ToolRecord,
+    ValidationRecord,
+    plain,
+)
 
 
 class PairReport(Record):
