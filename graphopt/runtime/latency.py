@@ -25,6 +25,7 @@ import numpy as np
 from scipy.stats import binom
 
 from graphopt.data.samples import Feed
+from graphopt.progress import Progress, Silent
 from graphopt.runtime.providers import CPU
 
 CONFIDENCE = 0.95
@@ -150,7 +151,7 @@ def measure_pair(
     min_pairs: int = 20,
     warmup: int = 3,
     clock: Clock | None = None,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> PairedLatency:
     """Time two sessions in interleaved pairs until the ratio is known well enough.
 
@@ -163,7 +164,7 @@ def measure_pair(
         min_pairs: do not stop on the width before this many pairs.
         warmup: untimed runs of each model, at least one on each feed used.
         clock: ``None`` chooses by ``clock_for``.
-        progress: called after each pair with the pairs so far and the relative half-width (∞ at first).
+        progress: where each pair is reported.
 
     Raises:
         ValueError: no feeds.
@@ -177,13 +178,15 @@ def measure_pair(
     with _no_collector():
         runs = _warm_up((baseline, candidate), pool, warmup, timer)
         times: tuple[list[float], list[float]] = ([], [])
-        while not _done(times, min_pairs, half_width, timer.wall() - start >= max_seconds):
-            pair = len(times[0])
+
+        def wanted() -> Iterator[int]:
+            while not _done(times, min_pairs, half_width, timer.wall() - start >= max_seconds):
+                yield len(times[0])
+
+        for pair in (progress or Silent()).track(wanted(), label="timing"):
             feed = pool[pair // 2 % len(pool)]  # both orders see each feed
             for which in (0, 1) if pair % 2 == 0 else (1, 0):
                 times[which].append(_block((baseline, candidate)[which], feed, runs, timer))
-            if progress:
-                progress(pair + 1, _relative_half_width(times))
     return _result(times, runs, timer.name, half_width)
 
 
@@ -244,9 +247,7 @@ def _done(times: tuple[list[float], list[float]], min_pairs: int, half_width: fl
     return late or (pairs >= min_pairs and _relative_half_width(times) <= half_width)
 
 
-def _result(
-    times: tuple[list[float], list[float]], runs: int, clock: ClockName, half_width: float
-) -> PairedLatency:
+def _result(times: tuple[list[float], list[float]], runs: int, clock: ClockName, half_width: float) -> PairedLatency:
     middle, low, high = (math.exp(x) for x in median_interval(_log_ratios(times)))
     return PairedLatency(
         ratio=middle,

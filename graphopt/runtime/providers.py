@@ -84,8 +84,7 @@ def _not_available(name: str, offered: list[str]) -> RuntimeFailure:
         f"onnxruntime offers no execution provider {name!r} here",
         where=f"provider {name}",
         why=f"available: {', '.join(offered)}",
-        hint=hint
-        + "other providers come with other onnxruntime packages, e.g. onnxruntime-gpu for CUDA and TensorRT",
+        hint=hint + "other providers come with other onnxruntime packages, e.g. onnxruntime-gpu for CUDA and TensorRT",
     )
 
 

@@ -258,9 +258,7 @@ def _source(
     return _with_outputs(proto, extra_outputs).SerializeToString(), alive
 
 
-def _hand_over(
-    proto: onnx.ModelProto, weights: Mapping[str, Array], options: ort.SessionOptions
-) -> tuple[object, ...]:
+def _hand_over(proto: onnx.ModelProto, weights: Mapping[str, Array], options: ort.SessionOptions) -> tuple[object, ...]:
     """Give the stubbed weights of ``proto`` to the session in memory."""
     # onnxruntime refuses names that the top-level graph does not hold.
     stubs = {t.name: t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL}
