@@ -1,0 +1,218 @@
+"""What a rule of `simplify` is, and what it works with.
+
+A rule looks at one node and either rewrites there (a ``Site``), explains a near miss worth reading (a
+``Skip``), or has nothing to say (``None``). It edits through its ``Scope`` only, which keeps the work list:
+whatever lies next to an edit is looked at again. Every rewrite makes the graph smaller by some measure, so the
+work ends.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from graphopt.model.editor import GraphEditor
+from graphopt.model.model import Model
+from graphopt.pipeline.contract import Json, Safety, Site, Skip
+from graphopt.pipeline.selection import Selection
+
+Array = npt.NDArray[Any]
+Dims = tuple[int | str | None, ...]
+
+STANDARD_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass
+class Limits:
+    """How much constant folding may add to the file; shared by the folding rules of one run.
+
+    Attributes:
+        node: most bytes that one fold may add.
+        total: most bytes that all folds together may add.
+        added: bytes added so far; a fold that frees its inputs may lower it.
+    """
+
+    node: int
+    total: int
+    added: int = 0
+
+    def refusal(self, growth: int) -> str | None:
+        """Why ``growth`` more bytes (may be negative) are too many, or ``None``."""
+        if growth <= 0:
+            return None
+        if growth > self.node:
+            return f"its value would add {growth} bytes to the file, more than max_fold_bytes = {self.node}"
+        if self.added + growth > self.total:
+            return f"all folded values together would add more than max_total_bytes = {self.total}"
+        return None
+
+
+@dataclass
+class Scope:
+    """The model under rewriting, as rules see it.
+
+    Attributes:
+        model: the candidate.
+        selection: nodes the user lets the pass touch.
+        limits: what folding may add.
+        removed: nodes removed so far, by ``id``; they are held so that no new node gets their ``id``.
+        touched: nodes to look at again.
+    """
+
+    model: Model
+    selection: Selection
+    limits: Limits
+    removed: dict[int, gs.Node] = field(default_factory=dict)
+    touched: list[gs.Node] = field(default_factory=list)
+
+    @property
+    def editor(self) -> GraphEditor:
+        """The candidate's editor."""
+        return self.model.editor
+
+    def input(self, node: gs.Node, index: int) -> gs.Tensor | None:
+        """Input ``index``, or ``None`` where an optional input is left out."""
+        if index >= len(node.inputs) or node.inputs[index].is_empty():
+            return None
+        return node.inputs[index]
+
+    def constant(self, node: gs.Node, index: int) -> Array | None:
+        """The value of input ``index`` where it is constant."""
+        tensor = self.input(node, index)
+        return None if tensor is None else self.editor.constant(tensor)
+
+    def ints(self, node: gs.Node, index: int, attribute: str | None = None) -> tuple[int, ...] | None:
+        """A constant list of integers that is an input, or an attribute as in older operator sets."""
+        if attribute is not None and attribute in node.attrs:
+            return tuple(int(v) for v in node.attrs[attribute])
+        value = self.constant(node, index)
+        return None if value is None else tuple(int(v) for v in value.reshape(-1))
+
+    def shape(self, tensor: gs.Tensor | None) -> Dims | None:
+        """The inferred shape; ``None`` where not even the rank is known."""
+        return None if tensor is None else self.model.shape_of(tensor)
+
+    def used(self, tensor: gs.Tensor) -> bool:
+        """Whether any node or graph output takes ``tensor``."""
+        return self.editor.is_output(tensor) or bool(self.editor.consumers(tensor))
+
+    def only_user(self, tensor: gs.Tensor, node: gs.Node) -> bool:
+        """Whether ``node`` alone takes ``tensor``, which is not a graph output."""
+        users = self.editor.consumers(tensor)
+        return len(users) == 1 and users[0] is node and not self.editor.is_output(tensor)
+
+    def can_bypass(self, node: gs.Node, index: int = 0) -> bool:
+        """Whether output 0 can be replaced by input ``index`` with every graph output keeping its name."""
+        source, result = node.inputs[index], node.outputs[0]
+        if source.is_empty() or any(self.used(extra) for extra in node.outputs[1:]):
+            return False
+        if not self.editor.is_output(result):
+            return True
+        fixed = self.editor.is_input(source) or self.editor.is_output(source)
+        return self.editor.producer(source) is not None and not fixed
+
+    def bypass(self, node: gs.Node, index: int = 0) -> None:
+        """Let the users of output 0 take input ``index``, and remove the node."""
+        self._touch_around(node)
+        self.editor.bypass(node, index)
+        self._gone(node)
+
+    def remove(self, node: gs.Node) -> None:
+        """Remove a node that nobody uses, or whose outputs have got another producer."""
+        self._touch_around(node)
+        self.editor.remove_node(node)
+        self._gone(node)
+
+    def become_constant(self, node: gs.Node, values: Sequence[Array | None]) -> None:
+        """Replace a node by the values of its outputs (``None``: an output that is left out)."""
+        self._touch_around(node)
+        for tensor, value in zip(list(node.outputs), values, strict=True):
+            if value is not None:
+                self.editor.replace_uses(tensor, self.editor.add_constant(tensor.name, value))
+        self.editor.remove_node(node)
+        self._gone(node)
+
+    def touch(self, nodes: Collection[gs.Node]) -> None:
+        """Have ``nodes`` looked at again."""
+        self.touched.extend(nodes)
+
+    def _gone(self, node: gs.Node) -> None:
+        self.removed[id(node)] = node
+
+    def _touch_around(self, node: gs.Node) -> None:
+        self.touched.extend(self._around(node))
+
+    def _around(self, node: gs.Node) -> Iterator[gs.Node]:
+        for tensor in node.inputs:
+            producer = None if tensor.is_empty() else self.editor.producer(tensor)
+            if producer is not None:
+                yield producer
+        for tensor in node.outputs:
+            yield from self.editor.consumers(tensor)
+
+
+class Rule(abc.ABC):
+    """One rewrite rule; its docstring states pattern, conditions, proof and refusals.
+
+    Class attributes:
+        name: how reports and options call it.
+        safety: EXACT or ROUNDING.
+        ops: op types of the standard domain that it looks at; ``None``: every node of every domain.
+    """
+
+    name: ClassVar[str]
+    safety: ClassVar[Safety]
+    ops: ClassVar[frozenset[str] | None]
+
+    @abc.abstractmethod
+    def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
+        """Rewrite at ``node``, or say why not where a reader would ask."""
+
+    def site(self, node: gs.Node, what: str, **figures: Json) -> Site:
+        """A place this rule changed."""
+        return Site(label(node), what, self.name, figures)
+
+    def skip(self, node: gs.Node, reason: str) -> Skip:
+        """A place this rule left alone."""
+        return Skip(label(node), reason, self.name)
+
+
+def label(node: gs.Node) -> str:
+    """What reports call a node: its name, or its first output's where it has none."""
+    return str(node.name or (node.outputs[0].name if len(node.outputs) else node.op))
+
+
+def in_standard_domain(node: gs.Node) -> bool:
+    """Whether a node is of the operator set every runtime knows."""
+    return (node.domain or "") in STANDARD_DOMAINS
+
+
+def static(shape: Dims | None) -> tuple[int, ...] | None:
+    """``shape`` where every dimension is a number."""
+    if shape is None:
+        return None
+    numbers = tuple(d for d in shape if isinstance(d, int))
+    return numbers if len(numbers) == len(shape) else None
+
+
+def fits_into(small: Sequence[int], shape: Dims | None) -> bool:
+    """Whether broadcasting a constant of shape ``small`` against ``shape`` provably gives ``shape``."""
+    if len(small) == 0:
+        return True
+    if shape is None or len(small) > len(shape):
+        return False
+    return all(d == 1 or d == other for d, other in zip(reversed(small), reversed(shape), strict=False))
+
+
+def is_filled(value: Array, number: float) -> bool:
+    """Whether ``value`` holds ``number`` everywhere, and holds anything."""
+    if value.size == 0 or value.dtype.kind not in "fiu":
+        return False
+    # One look at the first element spares reading a whole weight tensor.
+    return bool(value.flat[0] == number and np.all(value == number))
