@@ -1,0 +1,159 @@
+"""Passes that misbehave on purpose, and the pieces to run them with."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from graphopt.data.samples import Samples
+from graphopt.model.model import Model
+from graphopt.pipeline.checks import Grounds
+from graphopt.pipeline.contract import Broken, Pass, PassContext, PassOptions, PassResult, Refusal, Safety, Site
+from graphopt.pipeline.manager import PassManager
+from graphopt.pipeline.recipe import Step
+from graphopt.runtime.target import Target
+from graphopt.testing.builders import conv_bn_relu
+from graphopt.validation.equivalence import prepare_feeds
+
+
+def first_weight(model: Model) -> tuple[object, int, np.ndarray]:
+    """The first node with a constant weight, its input index and the weight."""
+    for node in model.editor.nodes():
+        for index, tensor in enumerate(node.inputs):
+            value = model.editor.constant(tensor)
+            if value is not None and value.ndim > 1:
+                return node, index, value
+    raise AssertionError("the builder has no weight")
+
+
+class Scale(Pass[PassOptions]):
+    """Multiplies the first weight: within ROUNDING by one ulp, or far beyond it."""
+
+    name, code, safety, factor = "scale", "TST", Safety.ROUNDING, 1.5
+
+    def run(self, ctx: PassContext) -> PassResult:
+        node, index, value = first_weight(ctx.model)
+        ctx.editor.set_constant(node, index, value * np.float32(self.factor))
+        return PassResult(True, applied=(Site(node.name, "scaled"),))
+
+
+class Nudge(Scale):
+    """Moves a weight by about one rounding."""
+
+    name, factor = "nudge", 1.0 + 2.0**-22
+
+
+class Refuses(Pass[PassOptions]):
+    """Always refuses."""
+
+    name, code, safety = "refuses", "TST", Safety.EXACT
+
+    def requires(self, ctx: PassContext) -> None:
+        raise Refusal("nothing here for it", "conv")
+
+    def run(self, ctx: PassContext) -> PassResult:
+        raise AssertionError("requires refused")
+
+
+class Crashes(Pass[PassOptions]):
+    """Raises half-way, after an edit."""
+
+    name, code, safety = "crashes", "TST", Safety.EXACT
+
+    def run(self, ctx: PassContext) -> PassResult:
+        node, index, value = first_weight(ctx.model)
+        ctx.editor.set_constant(node, index, value * np.float32(2))
+        raise KeyError("half-way")
+
+
+class EditsInPlace(Pass[PassOptions]):
+    """Writes into a weight array, which is read-only."""
+
+    name, code, safety = "edits-in-place", "TST", Safety.EXACT
+
+    def run(self, ctx: PassContext) -> PassResult:
+        _, _, value = first_weight(ctx.model)
+        value[...] = 0
+        return PassResult(True)
+
+
+class Lies(Scale):
+    """Edits and says it did not."""
+
+    name = "lies"
+
+    def run(self, ctx: PassContext) -> PassResult:
+        super().run(ctx)
+        return PassResult(False)
+
+
+class BreaksPostcondition(Nudge):
+    """Finds its own work wanting."""
+
+    name = "breaks-postcondition"
+
+    def ensures(self, ctx: PassContext, result: PassResult) -> None:
+        raise Broken("fusion count", "2 written, 1 found", {"written": 2, "found": 1})
+
+
+class RenamesOutput(Pass[PassOptions]):
+    """Changes the interface."""
+
+    name, code, safety = "renames-output", "TST", Safety.EXACT
+
+    def run(self, ctx: PassContext) -> PassResult:
+        ctx.model.graph.outputs[0].name = "other"
+        return PassResult(True)
+
+
+class WrongShape(Pass[PassOptions]):
+    """Cuts a weight without cutting what reads it."""
+
+    name, code, safety = "wrong-shape", "TST", Safety.APPROXIMATE
+
+    def run(self, ctx: PassContext) -> PassResult:
+        node, index, value = first_weight(ctx.model)
+        ctx.editor.set_constant(node, index, value[:-1])
+        return PassResult(True)
+
+
+class MakesNan(Pass[PassOptions]):
+    """Puts NaN into a weight."""
+
+    name, code, safety = "makes-nan", "TST", Safety.APPROXIMATE
+
+    def run(self, ctx: PassContext) -> PassResult:
+        node, index, value = first_weight(ctx.model)
+        ctx.editor.set_constant(node, index, np.full_like(value, np.nan))
+        return PassResult(True)
+
+
+class WrongOracle(Nudge):
+    """Claims to equal a model that it does not equal."""
+
+    name, safety = "wrong-oracle", Safety.APPROXIMATE
+
+    def run(self, ctx: PassContext) -> PassResult:
+        oracle = ctx.model.clone()
+        node, index, value = first_weight(oracle)
+        oracle.editor.set_constant(node, index, value * np.float32(3))
+        oracle.finish()
+        super().run(ctx)
+        return PassResult(True, oracle=oracle)
+
+
+def step(cls: type[Pass[PassOptions]], *, named: bool = True) -> Step:
+    """The pass with default options, ready to go."""
+    return Step(cls(cls.Options()), named)
+
+
+def grounds(model: Model) -> Grounds:
+    """Synthetic feeds for a model."""
+    prepared = prepare_feeds(model, None, seed=0, target=Target())
+    return Grounds(prepared.feeds, prepared.reason, Target())
+
+
+def manager(proto: onnx.ModelProto | None = None, samples: Samples | None = None) -> PassManager:
+    """A manager for a small convolutional model."""
+    source = Model.from_proto(proto or conv_bn_relu())
+    return PassManager(source=source, grounds=grounds(source), samples=samples)

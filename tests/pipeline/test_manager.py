@@ -1,0 +1,106 @@
+"""The manager: every pass is a transaction, and every check catches what it is for."""
+
+from __future__ import annotations
+
+import pytest
+
+from graphopt.errors import RuntimeFailure, SampleError, UsageError
+from graphopt.model.model import Model
+from graphopt.pipeline.checks import Grounds
+from graphopt.pipeline.contract import Pass, PassOptions
+from graphopt.pipeline.manager import PassManager
+from graphopt.pipeline.outcome import OutcomeKind
+from graphopt.pipeline.recipe import Step
+from graphopt.runtime.target import Target
+from graphopt.testing.builders import conv_bn_relu
+
+from . import doubles
+from .doubles import manager, step
+
+
+@pytest.mark.parametrize(
+    ("cls", "kind", "reason"),
+    [
+        (doubles.Nudge, OutcomeKind.APPLIED, ""),
+        (doubles.Scale, OutcomeKind.ROLLED_BACK, "outputs check"),
+        (doubles.Refuses, OutcomeKind.SKIPPED, "nothing here for it (conv)"),
+        (doubles.Crashes, OutcomeKind.FAILED, "KeyError"),
+        (doubles.EditsInPlace, OutcomeKind.FAILED, "read-only"),
+        (doubles.Lies, OutcomeKind.ROLLED_BACK, "modified flag check"),
+        (doubles.BreaksPostcondition, OutcomeKind.ROLLED_BACK, "fusion count check: 2 written, 1 found"),
+        (doubles.RenamesOutput, OutcomeKind.ROLLED_BACK, "interface check"),
+        (doubles.WrongShape, OutcomeKind.ROLLED_BACK, "shapes check"),
+        (doubles.MakesNan, OutcomeKind.ROLLED_BACK, "session check"),
+        (doubles.WrongOracle, OutcomeKind.ROLLED_BACK, "masked oracle check"),
+    ],
+)
+def test_each_kind_of_pass_ends_as_it_must(cls: type[Pass[PassOptions]], kind: OutcomeKind, reason: str) -> None:
+    run = manager()
+    before = run.source.fingerprint()
+    (stage,) = run.run([step(cls)])
+    assert stage.outcome.kind is kind, stage.outcome.reason
+    assert reason in stage.outcome.reason
+    assert run.source.fingerprint() == before
+    assert (stage.model.fingerprint() == before) == (kind is not OutcomeKind.APPLIED)
+
+
+def test_a_failed_pass_is_taken_back_and_the_rest_still_runs() -> None:
+    stages = manager().run([step(doubles.Scale), step(doubles.Crashes), step(doubles.Nudge)])
+    assert [s.outcome.kind for s in stages] == [OutcomeKind.ROLLED_BACK, OutcomeKind.FAILED, OutcomeKind.APPLIED]
+    alone = manager().run([step(doubles.Nudge)])
+    assert stages[-1].model.fingerprint() == alone[-1].model.fingerprint()
+
+
+def test_a_rollback_names_the_check_and_its_figures() -> None:
+    (stage,) = manager().run([step(doubles.Scale)])
+    check = stage.outcome.checks[-1]
+    assert (check.name, check.passed) == ("outputs", False)
+    moved, bound = check.figures["max_relative"], check.figures["bound"]
+    assert isinstance(moved, float)
+    assert isinstance(bound, float)
+    assert moved > bound > 0
+
+
+def test_observers_see_every_stage() -> None:
+    seen: list[str] = []
+    base = manager()
+    watched = PassManager(base.source, base.grounds, observers=(lambda stage: seen.append(stage.outcome.name),))
+    watched.run([step(doubles.Nudge), step(doubles.Refuses)])
+    assert seen == ["nudge", "refuses"]
+
+
+class Hungry(doubles.Nudge):
+    """Needs samples."""
+
+    name, needs_samples = "hungry", True
+
+
+def test_a_named_pass_without_its_samples_is_an_error() -> None:
+    with pytest.raises(SampleError) as caught:
+        manager().run([step(Hungry)])
+    assert caught.value.code == "GO-405"
+
+
+def test_an_unnamed_pass_without_its_samples_is_skipped_and_says_so() -> None:
+    (stage,) = manager().run([step(Hungry, named=False)])
+    assert stage.outcome.kind is OutcomeKind.SKIPPED
+    assert "no samples" in stage.outcome.reason
+
+
+def test_an_approximate_pass_on_a_model_that_cannot_run_needs_consent() -> None:
+    source = Model.from_proto(conv_bn_relu())
+    blind = Grounds(None, "no kernel for op Foo", Target())
+    with pytest.raises(RuntimeFailure) as caught:
+        PassManager(source, blind).run([step(doubles.WrongOracle)])
+    assert caught.value.code == "GO-605"
+    assert "no kernel for op Foo" in str(caught.value)
+    (stage,) = PassManager(source, blind).run([step(doubles.Nudge)])
+    assert stage.outcome.kind is OutcomeKind.APPLIED
+    assert stage.outcome.checks[-1].passed is None
+
+
+def test_a_selection_that_matches_nothing_stops_the_run() -> None:
+    chosen = Step(doubles.Nudge(PassOptions(only=("no-such-node",))), named=True)
+    with pytest.raises(UsageError) as caught:
+        manager().run([chosen])
+    assert caught.value.code == "GO-207"
