@@ -38,7 +38,11 @@ class Factor:
         return self.times / self.over
 
     def __str__(self) -> str:
-        return f"{self.times:g}" if self.over == 1 else f"{self.times!r}/{self.over!r}"
+        return _text(self.times) if self.over == 1 else f"{_text(self.times)}/{_text(self.over)}"
+
+
+def _text(number: float) -> str:
+    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
 
 
 def _factor(value: object) -> Factor:
@@ -135,7 +139,7 @@ class Preprocess(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            problems = [f"{item['loc'][0]}: {item['msg']}" for item in error.errors()]
+            problems = [f"{item['loc'][0]}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()]
             raise _bad("; ".join(problems)) from None
 
     @property

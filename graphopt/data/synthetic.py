@@ -7,7 +7,6 @@ that fit together.
 
 from __future__ import annotations
 
-import difflib
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,6 @@ from graphopt.errors import SampleError
 
 if TYPE_CHECKING:
     from graphopt.model.model import Interface, TensorSpec
-
-DIM_SIZES = (64, 32, 224, 128, 16, 48, 256, 320, 512, 640, 1024, 8, 16000, 1)
-"""Sizes tried in turn for every dynamic dimension but the batch; small multiples of 32 suit most models."""
 
 
 def dynamic_dims(interface: Interface) -> dict[str, tuple[str, ...]]:
@@ -37,39 +33,6 @@ def dynamic_dims(interface: Interface) -> dict[str, tuple[str, ...]]:
             if not isinstance(size, int):
                 places.setdefault(_dim_name(spec, axis), []).append(f"{spec.name}[{axis}]")
     return {name: tuple(where) for name, where in places.items()}
-
-
-def dim_candidates(
-    interface: Interface, *, dims: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[dict[str, int], ...]:
-    """Sizes of the dynamic dimensions to try in turn, until the model runs.
-
-    A dimension that stands first in an input counts as its batch and is 1. All others get the same size in
-    each candidate, one of ``DIM_SIZES``: dimensions that must agree then do.
-
-    Args:
-        interface: the model's inputs.
-        dims: sizes that the user gave; they win.
-        shapes: whole input shapes that the user gave; they win too.
-
-    Returns:
-        At least one complete map of dimension names to sizes, without repeats.
-
-    Raises:
-        SampleError: GO-402, a given name or shape does not fit the model.
-    """
-    known = dynamic_dims(interface)
-    for name in dims:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"dynamic dimensions: {', '.join(known) or 'none'}"
-            raise SampleError("GO-402", f"the model's inputs have no dynamic dimension {name!r}", hint=hint)
-    fixed = _given_dims(interface, dims, shapes)
-    free = [name for name in known if name not in fixed]
-    batch = {name: 1 for name in free if name in _batch_dims(interface)}
-    rest = [name for name in free if name not in batch]
-    sizes = DIM_SIZES if rest else (1,)
-    return tuple({**fixed, **batch, **dict.fromkeys(rest, size)} for size in sizes)
 
 
 def synthetic_samples(
@@ -92,7 +55,7 @@ def synthetic_samples(
         seed: feeds depend on it, on the input's name and on the feed's number only.
         dims: sizes of dynamic dimensions; those without one that stand first are 1.
         shapes: whole shapes of some inputs; they win over ``dims``, and name the sizes of their dimensions.
-        bounds: input name → (lowest, highest + 1) for integer inputs.
+        bounds: input name → (least, largest), both inclusive, for integer inputs.
         count: how many feeds.
 
     Raises:
@@ -100,11 +63,11 @@ def synthetic_samples(
     """
     sizes = {**dict.fromkeys(_batch_dims(interface), 1), **_given_dims(interface, dims, shapes)}
     resolved = {spec.name: _shape(spec, sizes, shapes) for spec in interface.inputs}
-    feeds = [
+    feeds: list[Feed] = [
         {spec.name: _values(spec, resolved[spec.name], seed, index, bounds.get(spec.name)) for spec in interface.inputs}
         for index in range(count)
     ]
-    return Samples(tuple[Feed, ...](feeds), source=f"synthetic, seed {seed}", synthetic=True)
+    return Samples(tuple(feeds), source=f"synthetic, seed {seed}", synthetic=True)
 
 
 def _dim_name(spec: TensorSpec, axis: int) -> str:
@@ -199,11 +162,11 @@ def _integers(
             ones = np.ones(shape, dtype)
         return ones
     low, high = bounds or _default_bounds(dtype)
-    return np.asarray(rng.integers(low, high, size=shape)).astype(dtype)
+    return np.asarray(rng.integers(low, high, size=shape, endpoint=True)).astype(dtype)
 
 
 def _default_bounds(dtype: np.dtype[Any]) -> tuple[int, int]:
     if dtype.kind in "iu" and dtype.itemsize == 1:
         limits = np.iinfo(dtype)
-        return int(limits.min), int(limits.max) + 1
-    return 0, 2
+        return int(limits.min), int(limits.max)
+    return 0, 1
