@@ -70,11 +70,13 @@ def build_report(facts: RunFacts) -> Report:
     accepted = facts.accepted
     verdict = _verdict(facts)
     resolved = resolved_recipe(facts)
+    result = model_record(accepted.model)
     return Report(
         tool=tool_record(),
         seed=facts.seed,
         source=model_record(facts.source, facts.source_name),
-        output=model_record(accepted.model) if not _user_gate_failed(accepted) else None,
+        output=result if not _user_gate_failed(accepted) else None,
+        result=result,
         recipe=RecipeRecord(resolved=_plain_recipe(resolved), toml=resolved.to_toml(), source=facts.recipe_name),
         calibration=samples_record(facts.calibration),
         evaluation=samples_record(facts.evaluation),

@@ -44,9 +44,7 @@ class ToolRecord(Record):
     numpy: str
     platform: str = Field(description="operating system and architecture")
     cpu: str = Field(description="processor name, as far as the system tells")
-    instruction_sets: tuple[str, ...] = Field(
-        (), description="those that decide INT8 speed, e.g. avx512_vnni"
-    )
+    instruction_sets: tuple[str, ...] = Field((), description="those that decide INT8 speed, e.g. avx512_vnni")
 
 
 class ModelRecord(Record):
@@ -233,6 +231,7 @@ class Report(Record):
     seed: int = 0
     source: ModelRecord
     output: ModelRecord | None = Field(default=None, description="null: no model was written")
+    result: ModelRecord | None = Field(default=None, description="what was judged, written or not")
     recipe: RecipeRecord = RecipeRecord()
     calibration: SamplesRecord | None = None
     evaluation: SamplesRecord | None = None
