@@ -1,0 +1,96 @@
+"""Reading a model file, and saying plainly what is wrong with one that is no model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from graphopt.errors import ModelError
+from graphopt.model import wellformed
+
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"PK\x03\x04", "a zip archive (or a PyTorch, Keras or npz file)"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a numpy array"),
+    (b"ORTM", "an onnxruntime (ORT) format model"),
+    (b"%PDF", "a PDF document"),
+    (b"\x7fELF", "a program"),
+)
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Parses a model file; external data is not read.
+
+    Raises:
+        ModelError: GO-301 when the file cannot be read, GO-302 when it is something else, GO-303 when it is cut off.
+    """
+    data = _read(path)
+    if not data:
+        raise ModelError("GO-302", "the file is empty", where=str(path))
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise _undecodable(path, data, str(error)) from None
+    if not _looks_like_model(proto):
+        raise _undecodable(path, data, "no model in it")
+    try:
+        wellformed.check_versions(proto)
+    except ModelError as error:
+        error.where = error.where or str(path)
+        raise
+    return proto
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        why = "there is no such file"
+    except IsADirectoryError:
+        why = "it is a folder"
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise ModelError("GO-301", "cannot read the model file", where=str(path), why=why)
+
+
+def _looks_like_model(proto: onnx.ModelProto) -> bool:
+    """Random bytes often parse as a protobuf with nothing but unknown fields."""
+    return bool(proto.HasField("graph") or proto.ir_version or proto.opset_import)
+
+
+def _undecodable(path: Path, data: bytes, why: str) -> ModelError:
+    head = data[:512]
+    if head.startswith(b"version https://git-lfs"):
+        return ModelError(
+            "GO-302", "the file is a Git LFS pointer, not the model", where=str(path), hint="run `git lfs pull`"
+        )
+    kind = next((name for magic, name in _MAGIC if head.startswith(magic)), None) or _text_kind(head)
+    if kind:
+        return ModelError("GO-302", f"not an ONNX model: it looks like {kind}", where=str(path))
+    if "depth" in why.lower():
+        return ModelError("GO-304", "the model nests deeper than protobuf allows", where=str(path), why=why)
+    # Field 1 (ir_version) as a small number opens every ONNX file that exporters write.
+    if head[:1] == b"\x08" and 1 <= head[1] <= 32:
+        return ModelError(
+            "GO-303",
+            f"not a complete ONNX file ({len(data)} bytes read)",
+            where=str(path),
+            hint="copy or download it again",
+        )
+    return ModelError("GO-302", "not an ONNX model", where=str(path), why=why)
+
+
+def _text_kind(head: bytes) -> str | None:
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "an HTML page"
+    if start.startswith((b"{", b"[")):
+        return "JSON"
+    printable = sum(32 <= byte < 127 or byte in (9, 10, 13) for byte in head)
+    return "text" if head and printable >= 0.95 * len(head) else None

@@ -1,0 +1,478 @@
+"""The model: an ONNX file and its editable form."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphopt.errors import ModelError
+from graphopt.model import algorithms, dtypes, envelope, save, shapes, wellformed
+from graphopt.model.check import check_skeleton
+from graphopt.model.clone import clone_graph
+from graphopt.model.editor import GraphEditor
+from graphopt.model.exporter import ExportOptions, export_graph, owned_constants, value_info
+from graphopt.model.graph import EditGraph, tensor_dtype, tensor_shape
+from graphopt.model.importer import Importer, copy_fields, dims_of
+from graphopt.model.load import read_proto
+from graphopt.model.weights import ExternalFiles, TensorRecord, encode, stored_size, stub
+
+Array = npt.NDArray[Any]
+
+STUB_LIMIT = 1024
+"""Bytes above which a weight is left out of the skeleton."""
+SHAPE_LIMIT = 1 << 20
+"""Bytes up to which an integer constant stays in the skeleton, since it may feed a shape."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output as the model declares it.
+
+    Attributes:
+        name: its name.
+        dtype: element type; ``object`` for strings, ``None`` where it is no tensor.
+        shape: sizes, symbols, ``None`` for unknown dimensions; ``None`` without a declared rank.
+        kind: ``tensor``, ``sequence``, ``map``, ``optional``, ``sparse_tensor`` or ``opaque``.
+    """
+
+    name: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | str | None, ...] | None
+    kind: str = "tensor"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What callers of the model see.
+
+    Attributes:
+        inputs: what must be fed, in order.
+        outputs: what comes back, in order.
+        overridable: inputs with a default value (IR ≥ 4: initializers that are also inputs).
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    overridable: tuple[TensorSpec, ...]
+
+
+class Model:
+    """One model, opened for reading and editing.
+
+    Use ``open``, ``from_proto`` or ``of``. Edits go through ``editor`` and end with ``finish``.
+
+    Attributes:
+        path: the file it was opened from.
+        metadata: the model's ``metadata_props``; may be edited.
+        notes: what was repaired or found odd on opening, in sentences.
+    """
+
+    def __init__(
+        self,
+        header: onnx.ModelProto,
+        graph: EditGraph,
+        *,
+        path: Path | None,
+        notes: tuple[str, ...] = (),
+    ) -> None:
+        self._header = header
+        self._graph = graph
+        self._editor: GraphEditor | None = None
+        self._inferred = False
+        self._source_failures: frozenset[str] = frozenset()
+        self._settled: _State | None = None
+        self._digests: dict[int, tuple[Array, str]] = {}
+        self.path = path
+        self.notes = notes
+        self.metadata: dict[str, str] = {entry.key: entry.value for entry in header.metadata_props}
+
+    # Making one
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Model:
+        """Opens a model file; external data is mapped, not read.
+
+        Raises:
+            ModelError: GO-301 to GO-308: unreadable, not ONNX, incomplete, malformed, too new, unusable external
+                data, or a feature that cannot be carried.
+        """
+        file = Path(path)
+        return cls._build(read_proto(file), ExternalFiles(file.resolve().parent), file)
+
+    @classmethod
+    def from_proto(cls, proto: onnx.ModelProto) -> Model:
+        """A model from a protobuf, which is neither changed nor referred to afterwards.
+
+        Raises:
+            ModelError: as ``open``; GO-306 for external data, since a protobuf has no folder.
+        """
+        wellformed.check_versions(proto)
+        return cls._build(proto, ExternalFiles(None), None)
+
+    @classmethod
+    def of(cls, source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
+        """A model of one's own from whatever stands for a model; a ``Model`` is cloned."""
+        if isinstance(source, Model):
+            return source.clone()
+        if isinstance(source, onnx.ModelProto):
+            return cls.from_proto(source)
+        return cls.open(source)
+
+    @classmethod
+    def _build(cls, proto: onnx.ModelProto, files: ExternalFiles, path: Path | None) -> Model:
+        wellformed.check_functions(proto)
+        wellformed.check_operators(proto)
+        importer = Importer(proto.ir_version, files)
+        graph = importer.graph(proto.graph)
+        header = copy_fields(proto, without=("graph",))
+        notes = [*importer.notes, *_normalise_domains(header)]
+        return cls(header, graph, path=path, notes=tuple(notes))
+
+    def clone(self) -> Model:
+        """An independent copy; weight arrays are shared, since nobody can write to them."""
+        self.editor.flush()
+        header = onnx.ModelProto()
+        header.CopyFrom(self._header)
+        twin = Model(header, clone_graph(self._graph), path=self.path, notes=self.notes)
+        twin.metadata = dict(self.metadata)
+        twin._inferred = self._inferred
+        twin._source_failures = self._source_failures
+        twin._settled = self._settled
+        twin._digests = self._digests
+        return twin
+
+    # Reading
+
+    @property
+    def graph(self) -> EditGraph:
+        """The editing view, an onnx-graphsurgeon graph."""
+        self._ensure_inferred()
+        return self._graph
+
+    @property
+    def editor(self) -> GraphEditor:
+        """The one editor of this model."""
+        self._ensure_inferred()
+        if self._editor is None:
+            self._editor = GraphEditor(self._graph)
+        return self._editor
+
+    @property
+    def interface(self) -> Interface:
+        """Inputs and outputs as declared."""
+        graph = self._graph
+        specs = [_spec(t, graph.envelope.inputs) for t in graph.inputs]
+        defaults = graph.envelope.defaults
+        return Interface(
+            inputs=tuple(s for s in specs if s.name not in defaults),
+            outputs=tuple(_spec(t, graph.envelope.outputs) for t in graph.outputs),
+            overridable=tuple(s for s in specs if s.name in defaults),
+        )
+
+    @property
+    def opsets(self) -> Mapping[str, int]:
+        """Operator set versions by domain; the standard domain is ``""``."""
+        return MappingProxyType({entry.domain: entry.version for entry in self._header.opset_import})
+
+    @property
+    def opset(self) -> int:
+        """Version of the standard operator set; 0 where the model does not use it."""
+        return self.opsets.get("", 0)
+
+    @property
+    def ir_version(self) -> int:
+        """Version of the file format."""
+        return int(self._header.ir_version)
+
+    @property
+    def node_count(self) -> int:
+        """Nodes, those of subgraph bodies included."""
+        self.editor.flush()
+        return sum(len(level.nodes) for level in self._levels())
+
+    @property
+    def parameter_count(self) -> int:
+        """Elements of all constants: initializers, defaults of inputs, Constant nodes."""
+        return sum(array.size for array in self._arrays())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes all constants take when stored."""
+        return sum(stored_size(array) for array in self._arrays())
+
+    @property
+    def file_size(self) -> int:
+        """Bytes that ``save`` would write, data file included."""
+        if self.weight_bytes > save.EXTERNAL_LIMIT:
+            proto, arrays = self._split(given_names=False)
+            return int(proto.ByteSize()) + sum(stored_size(a) for a in arrays.values())
+        return int(self.to_proto().ByteSize())
+
+    def shape_of(self, tensor: gs.Tensor) -> tuple[int | str | None, ...] | None:
+        """The inferred shape; symbols as text, unknown dimensions as ``None``; ``None`` without a known rank."""
+        self._ensure_inferred()
+        return tensor_shape(tensor)
+
+    def dtype_of(self, tensor: gs.Tensor) -> np.dtype[Any] | None:
+        """The inferred element type; ``object`` for strings; ``None`` where unknown or not a tensor."""
+        self._ensure_inferred()
+        return tensor_dtype(tensor)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over the model's canonical bytes, weights included."""
+        proto, arrays = self._split(given_names=False)
+        digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
+        for name, array in arrays.items():
+            digest.update(f"{name}\0{array.dtype}\0{array.shape}\0{self._digest(array)}".encode())
+        return digest.hexdigest()
+
+    # Editing
+
+    def finish(self) -> tuple[str, ...]:
+        """Puts the model in order after edits: dead code out, stable sort, types and shapes inferred anew.
+
+        A second call changes nothing.
+
+        Returns:
+            Notes, in sentences: what had to be left out or could not be inferred.
+
+        Raises:
+            ModelError: GO-304 for a cycle; GO-307 where strict inference fails and did not on the source;
+                GO-308 where the training information names something that is gone.
+        """
+        self.editor.flush()
+        if self._state().same_as(self._settled):
+            return ()
+        algorithms.remove_dead_code(self._graph)
+        algorithms.sort_graph(self._graph)
+        notes = []
+        if gone := envelope.drop_unused_initializers(self._graph):
+            notes.append(f"{len(gone)} unused initializers removed ({_listed(gone)})")
+        if gone := envelope.settle_annotations(self._graph):
+            notes.append(f"quantization annotations of removed tensors dropped ({_listed(gone)})")
+        envelope.check_training(self._header, self._graph)
+        self._infer(source=False)
+        envelope.refresh_values(self._graph)
+        self._settled = self._state()
+        return tuple(notes)
+
+    def raise_opset(self, version: int) -> tuple[str, ...]:
+        """Raises the standard operator set to ``version`` by graphopt's own adapters; never lowers it.
+
+        Returns:
+            Notes, in sentences: what was rewritten.
+
+        Raises:
+            ModelError: GO-305 naming a node that has no adapter.
+        """
+        from graphopt.model.opset import raise_opset
+
+        return raise_opset(self, version)
+
+    # Writing
+
+    def to_proto(self) -> onnx.ModelProto:
+        """The whole model as one protobuf, weights inside; a fresh copy."""
+        return self._export(ExportOptions())
+
+    def skeleton(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
+        """The model without its large weights, and those by name.
+
+        Weights above 1 KiB become external tensors without a file; integer constants up to 1 MiB stay, since they
+        may feed shapes. Nodes have the unique names of the editing view.
+        """
+        return self._split(given_names=True)
+
+    def check(self) -> None:
+        """Run onnx's checker on the model without its weights.
+
+        Raises:
+            ModelError: GO-304, with the checker's first line.
+        """
+        check_skeleton(self.skeleton()[0])
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Writes the model, atomically; above 1.9 GiB the weights go to a data file beside it.
+
+        Raises:
+            OutputError: GO-501, GO-502 or GO-504; what was there before is untouched then.
+        """
+        target = Path(path)
+        save.check_target(target, overwrite=overwrite)
+        if self.weight_bytes > save.EXTERNAL_LIMIT:
+            proto, arrays = self._split(given_names=False)
+            save.save_external(proto, arrays, target)
+        else:
+            save.save_inline(self.to_proto(), target)
+
+    # Inside
+
+    def _levels(self) -> list[EditGraph]:
+        return [self._graph, *self._graph.bodies()]
+
+    def _arrays(self) -> list[Array]:
+        self.editor.flush()
+        found: list[Array] = []
+        for level in self._levels():
+            found += [c._values for c in owned_constants(level, top=level is self._graph)]
+            found += [c._values for c in level.envelope.defaults.values()]
+            for node in level.nodes:
+                found += [v._values for v in node.attrs.values() if isinstance(v, gs.Constant)]
+        return found
+
+    def _split(
+        self, *, given_names: bool, is_opaque: Callable[[gs.Node], bool] | None = None
+    ) -> tuple[onnx.ModelProto, dict[str, Array]]:
+        arrays: dict[str, Array] = {}
+        defaults = self._graph.envelope.defaults
+
+        def writer(name: str, array: Array, record: TensorRecord | None) -> Any:
+            if name in defaults or not _is_stubbed(array, record):
+                return encode(name, array, record)
+            arrays[name] = array
+            return stub(name, array)
+
+        options = ExportOptions(writer=writer, given_names=given_names, is_opaque=is_opaque)
+        return self._export(options), arrays
+
+    def _export(self, options: ExportOptions) -> onnx.ModelProto:
+        if self._editor is not None:
+            self._editor.flush()
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self._header)
+        _write_metadata(proto, self.metadata)
+        self._import_domains(proto)
+        options = replace(options, list_initializers=self.ir_version < 4)
+        proto.graph.CopyFrom(export_graph(self._graph, options))
+        return proto
+
+    def _import_domains(self, proto: onnx.ModelProto) -> None:
+        known = set(self.opsets)
+        for level in self._levels():
+            for node in level.nodes:
+                domain = node.domain or ""
+                if domain not in known:
+                    known.add(domain)
+                    proto.opset_import.add(domain=domain, version=_newest(domain))
+
+    def _digest(self, array: Array) -> str:
+        found = self._digests.get(id(array))
+        if found is None or found[0] is not array:
+            digest = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+            found = self._digests[id(array)] = (array, digest)
+        return found[1]
+
+    def _ensure_inferred(self) -> None:
+        if not self._inferred:
+            self._inferred = True
+            self._infer(source=True)
+
+    def _infer(self, *, source: bool) -> None:
+        skeleton = self._split(given_names=True, is_opaque=self._is_opaque)[0]
+        result = shapes.infer(skeleton)
+        fresh = result.failures - self._source_failures
+        if source:
+            self._source_failures = result.failures
+            if fresh:
+                self.notes += (f"the source fails strict shape inference: {_shown(fresh)}",)
+            self._settled = self._state()
+        elif fresh:
+            raise ModelError("GO-307", "types or shapes conflict", where=_shown(fresh))
+        if result.proto is not None:
+            shapes.apply(self._graph, result.proto.graph, self._is_opaque)
+
+    def _is_opaque(self, node: gs.Node) -> bool:
+        """Whether onnx knows nothing about a node's operator."""
+        domain = node.domain or ""
+        if any(f.name == node.op and f.domain == domain for f in self._header.functions):
+            return False
+        return not onnx.defs.has(node.op, self.opsets.get(domain, 1), domain)
+
+    def _state(self) -> _State:
+        proto, arrays = self._split(given_names=True)
+        return _State(hashlib.sha256(proto.SerializeToString(deterministic=True)).digest(), tuple(arrays.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What the graph held when it was last in order; arrays count by identity, since they cannot change."""
+
+    skeleton: bytes
+    arrays: tuple[Array, ...]
+
+    def same_as(self, other: _State | None) -> bool:
+        return (
+            other is not None
+            and self.skeleton == other.skeleton
+            and len(self.arrays) == len(other.arrays)
+            and all(a is b for a, b in zip(self.arrays, other.arrays, strict=True))
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def _shown(failures: frozenset[str]) -> str:
+    first = sorted(failures)[0]
+    return first if len(first) <= 300 else first[:300] + "…"
+
+
+def _is_stubbed(array: Array, record: TensorRecord | None) -> bool:
+    if array.dtype == object or isinstance(record and record.header, onnx.SparseTensorProto):
+        return False
+    if array.dtype.kind == "i" and array.dtype.itemsize >= 4 and array.nbytes <= SHAPE_LIMIT:
+        return False
+    return stored_size(array) > STUB_LIMIT
+
+
+def _newest(domain: str) -> int:
+    versions = [s.since_version for s in onnx.defs.get_all_schemas() if s.domain == domain]
+    return max(versions, default=1)
+
+
+def _write_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
+    if {e.key: e.value for e in proto.metadata_props} == metadata:
+        return
+    kept = [e for e in proto.metadata_props if metadata.get(e.key) == e.value]
+    known = {e.key for e in kept}
+    entries = [(e.key, e.value) for e in kept] + [(k, v) for k, v in metadata.items() if k not in known]
+    del proto.metadata_props[:]
+    for key, value in entries:
+        proto.metadata_props.add(key=key, value=value)
+
+
+def _normalise_domains(header: onnx.ModelProto) -> list[str]:
+    """``ai.onnx`` is another spelling of the standard domain ``""``; only the latter is understood everywhere."""
+    named = [e for e in header.opset_import if e.domain == "ai.onnx"]
+    if not named:
+        return []
+    if any(e.domain == "" for e in header.opset_import):
+        kept = [e for e in header.opset_import if e.domain != "ai.onnx"]
+        entries = [(e.domain, e.version) for e in kept]
+        del header.opset_import[:]
+        for domain, version in entries:
+            header.opset_import.add(domain=domain, version=version)
+    else:
+        named[0].domain = ""
+    return ["the operator domain 'ai.onnx' is written as '', its canonical spelling"]
+
+
+def _spec(tensor: gs.Tensor, declarations: Mapping[str, onnx.ValueInfoProto]) -> TensorSpec:
+    value = value_info(tensor, declarations.get(tensor.name)) if tensor.dtype is not None else None
+    if value is None:
+        value = declarations.get(tensor.name, onnx.ValueInfoProto(name=tensor.name))
+    kind = (value.type.WhichOneof("value") or "tensor_type").removesuffix("_type")
+    if kind != "tensor":
+        return TensorSpec(tensor.name, None, None, kind)
+    return TensorSpec(tensor.name, dtypes.numpy_of(value.type.tensor_type.elem_type), dims_of(value.type))

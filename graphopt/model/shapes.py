@@ -1,0 +1,79 @@
+"""Types and shapes of inner values: cleared and inferred anew, never believed from a stale declaration."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from graphopt.model.graph import EditGraph
+from graphopt.model.importer import view_of
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What onnx inferred.
+
+    Attributes:
+        proto: the model with its inner values declared; ``None`` where even lenient inference gave up.
+        failures: what strict inference refused, one entry a node; empty: it passed.
+    """
+
+    proto: onnx.ModelProto | None
+    failures: frozenset[str]
+
+
+def infer(skeleton: onnx.ModelProto) -> Inference:
+    """Infers strictly, with data propagation; where that fails, leniently, keeping what failed."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+        return Inference(inferred, frozenset())
+    except Exception as error:  # the binding raises several unrelated types
+        failures = _entries(str(error))
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+    except Exception:
+        inferred = None
+    return Inference(inferred, failures)
+
+
+def _entries(message: str) -> frozenset[str]:
+    lines = [line.strip() for line in re.split(r"\n|(?=\(op_type:)", message)]
+    entries = {line for line in lines if line.startswith("(op_type:")}
+    return frozenset(entries or {message.strip()})
+
+
+def apply(graph: EditGraph, proto: onnx.GraphProto, is_opaque: Callable[[gs.Node], bool]) -> None:
+    """Writes inferred types onto the tensors of ``graph`` and its bodies.
+
+    Declared inputs and outputs keep their declaration; what was inferred for an output is kept beside it. Values that
+    only a custom operator knows keep what the source declared.
+
+    Args:
+        graph: the editing view.
+        proto: the same graph, inferred.
+        is_opaque: whether nothing can be inferred for a node.
+    """
+    types = {value.name: value.type for value in [*proto.value_info, *proto.output]}
+    outputs = {id(t) for t in graph.outputs}
+    for node, source in zip(graph.nodes, proto.node, strict=True):
+        opaque = is_opaque(node)
+        for tensor in node.outputs:
+            if tensor.name and not opaque:
+                _set(tensor, types.get(tensor.name), is_output=id(tensor) in outputs)
+        inner = {a.name: a.g for a in source.attribute if a.type == onnx.AttributeProto.GRAPH}
+        for name, body in node.attrs.items():
+            if isinstance(body, gs.Graph):
+                apply(body, inner[name], is_opaque)
+
+
+def _set(tensor: gs.Tensor, inferred: onnx.TypeProto | None, *, is_output: bool) -> None:
+    dtype, shape, kind = view_of(inferred) if inferred is not None else (None, None, tensor.type)
+    if is_output:
+        tensor.inferred = (dtype, shape)
+        return
+    tensor.inferred = None
+    tensor.dtype, tensor.shape, tensor.type = dtype, shape, kind

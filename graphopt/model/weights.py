@@ -1,0 +1,298 @@
+"""Weight values: from a tensor's bytes to a read-only array and back.
+
+An array that came from a file stays a view of the file's bytes (external data is memory-mapped), is never writable,
+and is shared between a model and its clones. The only way to change a weight is to put another array in its place.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from graphopt.errors import ModelError
+from graphopt.model import dtypes
+
+Array = npt.NDArray[Any]
+
+STUB_LOCATION = "__graphopt__"
+"""External location of a weight whose bytes are handed over separately (see ``Model.skeleton``)."""
+DENSE_LIMIT = 64 << 20
+"""Bytes above which a sparse initializer is not expanded."""
+
+
+@dataclass(frozen=True, eq=False)
+class TensorRecord:
+    """Where a constant came from; while its array is still the same object, export restores the source's form.
+
+    Attributes:
+        header: the source tensor without its raw bytes (typed fields are kept), or whole when it is sparse.
+        array: the value it stands for.
+        raw: whether the bytes have to be put back as ``raw_data``.
+    """
+
+    header: TensorProto | onnx.SparseTensorProto
+    array: Array
+    raw: bool
+
+
+def frozen(value: npt.ArrayLike) -> Array:
+    """``value`` as a C-contiguous array that nobody can write to.
+
+    An array that owns its memory is frozen in place, not copied: an edit through the caller's own name raises too.
+    A view of writable memory is copied.
+    """
+    array = np.asarray(value)
+    if not array.flags.c_contiguous:
+        array = np.array(array, order="C")
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+        if owner.flags.writeable:
+            array = np.array(array, order="C")
+            break
+    if array.flags.writeable:
+        array.setflags(write=False)
+    return array
+
+
+class ExternalFiles:
+    """The external data files of one model: opened through onnx's own checked opener, mapped read-only, once each.
+
+    onnx's opener resolves the location beneath the model's folder and refuses absolute paths, ``..``, symbolic links
+    and hard links; those checks were wrong several times where they were written by hand (CVE-2022-25882,
+    CVE-2024-27318, CVE-2026-34446, CVE-2026-34447), so none are written here.
+    """
+
+    def __init__(self, base: Path | None) -> None:
+        self._base = base
+        self._maps: dict[str, mmap.mmap | bytes] = {}
+
+    def read(self, tensor: TensorProto) -> memoryview:
+        """The bytes of ``tensor``.
+
+        Raises:
+            ModelError: GO-306 if the file cannot be opened safely or does not hold the range.
+        """
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        location = fields.get("location", "")
+        if location == STUB_LOCATION or not location:
+            raise _external(tensor, location, "the location is missing")
+        data = self._mapped(location, tensor)
+        size = dtypes.raw_size(tensor.data_type, math.prod(tensor.dims))
+        try:
+            offset = int(fields.get("offset") or 0)
+            length = int(fields["length"]) if fields.get("length") else size
+        except ValueError:
+            raise _external(tensor, location, "offset or length is not a number") from None
+        if size is None:
+            raise _external(tensor, location, "string tensors cannot be external")
+        if length != size:
+            raise _external(tensor, location, f"its length is {length} bytes, {size} are needed")
+        if offset < 0 or offset + size > len(data):
+            raise _external(tensor, location, f"needs bytes {offset} to {offset + size}, the file has {len(data)}")
+        return memoryview(data)[offset : offset + size]
+
+    def _mapped(self, location: str, tensor: TensorProto) -> mmap.mmap | bytes:
+        if location not in self._maps:
+            descriptor = self._open(location, tensor)
+            try:
+                empty = os.fstat(descriptor).st_size == 0
+                self._maps[location] = b"" if empty else mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+            except OSError as error:
+                raise _external(tensor, location, str(error)) from None
+            finally:
+                os.close(descriptor)
+        return self._maps[location]
+
+    def _open(self, location: str, tensor: TensorProto) -> int:
+        if self._base is None:
+            raise _external(tensor, location, "a model in memory has no folder to look in")
+        try:
+            opened = onnx.checker.C._open_external_data(  # type: ignore[attr-defined]
+                str(self._base), location, tensor.name, True
+            )
+        except Exception as error:
+            raise _external(tensor, location, _first_line(error)) from None
+        return int(opened)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _external(tensor: TensorProto, location: str, why: str) -> ModelError:
+    return ModelError(
+        "GO-306",
+        f"cannot use the external data {location!r}",
+        where=f"tensor {tensor.name!r}",
+        why=why,
+        hint="keep the data file, a regular file under its own name, in the model's folder",
+    )
+
+
+def decode(tensor: TensorProto, files: ExternalFiles) -> TensorRecord:
+    """The value of a dense tensor, with what is needed to write it back unchanged.
+
+    Raises:
+        ModelError: GO-304 for a malformed tensor, GO-306 for unusable external data, GO-308 for a type that cannot be
+            held.
+    """
+    if not dtypes.is_known(tensor.data_type) or tensor.HasField("segment"):
+        raise ModelError(
+            "GO-308" if tensor.data_type else "GO-304",
+            f"the tensor's element type is {dtypes.name_of(tensor.data_type)}",
+            where=f"tensor {tensor.name!r}",
+        )
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError("GO-304", f"negative dimension in {list(tensor.dims)}", where=f"tensor {tensor.name!r}")
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return TensorRecord(_header(tensor), _from_bytes(tensor, files.read(tensor)), raw=True)
+    if tensor.HasField("raw_data"):
+        return TensorRecord(_header(tensor), _from_bytes(tensor, tensor.raw_data), raw=True)
+    own = TensorProto()
+    own.CopyFrom(tensor)
+    return TensorRecord(own, _from_fields(tensor), raw=False)
+
+
+def _header(tensor: TensorProto) -> TensorProto:
+    header = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+    if tensor.HasField("doc_string"):
+        header.doc_string = tensor.doc_string
+    if tensor.HasField("data_location") and tensor.data_location != TensorProto.EXTERNAL:
+        header.data_location = tensor.data_location
+    header.metadata_props.extend(tensor.metadata_props)
+    return header
+
+
+def _from_bytes(tensor: TensorProto, data: bytes | memoryview) -> Array:
+    count = math.prod(tensor.dims)
+    needed = dtypes.raw_size(tensor.data_type, count)
+    if needed is None or len(data) != needed:
+        raise ModelError(
+            "GO-304",
+            f"the tensor holds {len(data)} bytes, {needed} are needed for {list(tensor.dims)} "
+            f"of {dtypes.name_of(tensor.data_type)}",
+            where=f"tensor {tensor.name!r}",
+        )
+    bits = dtypes.bits_of(tensor.data_type) or 8
+    if bits >= 8:
+        dtype = dtypes.numpy_of(tensor.data_type)
+        return np.frombuffer(data, dtype=dtype, count=count).reshape(tuple(tensor.dims))
+    packed = _header(tensor)
+    packed.raw_data = bytes(data)
+    return frozen(numpy_helper.to_array(packed))
+
+
+def _from_fields(tensor: TensorProto) -> Array:
+    try:
+        if tensor.data_type == TensorProto.STRING:
+            values = np.empty(len(tensor.string_data), dtype=object)
+            values[:] = [_text(item) for item in tensor.string_data]
+            return frozen(values.reshape(tuple(tensor.dims)))
+        return frozen(numpy_helper.to_array(tensor).reshape(tuple(tensor.dims)))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ModelError(
+            "GO-304",
+            f"the tensor's values do not fit {list(tensor.dims)} of {dtypes.name_of(tensor.data_type)}",
+            where=f"tensor {tensor.name!r}",
+            why=_first_line(error),
+        ) from None
+
+
+def _text(item: bytes) -> str | bytes:
+    try:
+        return item.decode("utf-8")
+    except UnicodeDecodeError:
+        return item
+
+
+def decode_sparse(tensor: onnx.SparseTensorProto, files: ExternalFiles) -> TensorRecord:
+    """A sparse tensor as a dense read-only array; written back sparse while nobody replaces it.
+
+    Raises:
+        ModelError: GO-304 for indices that do not fit, GO-308 for one too large to expand.
+    """
+    where = f"sparse tensor {tensor.values.name!r}"
+    shape = tuple(tensor.dims)
+    values = decode(tensor.values, files).array
+    indices = decode(tensor.indices, files).array
+    if any(dim < 0 for dim in shape):
+        raise ModelError("GO-304", f"negative dimension in {list(shape)}", where=where)
+    if math.prod(shape) * max(values.dtype.itemsize, 1) > DENSE_LIMIT:
+        raise ModelError("GO-308", f"a sparse tensor of {list(shape)} is too large to expand", where=where)
+    dense = np.zeros(math.prod(shape), dtype=values.dtype)
+    try:
+        flat = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+        if flat.size and int(flat.min()) < 0:
+            raise ValueError("negative index")
+        dense[flat] = values
+    except (ValueError, IndexError, TypeError) as error:
+        raise ModelError("GO-304", "sparse indices do not fit", where=where, why=_first_line(error)) from None
+    source = onnx.SparseTensorProto()
+    source.CopyFrom(tensor)
+    return TensorRecord(source, frozen(dense.reshape(shape)), raw=False)
+
+
+def encode(name: str, array: Array, record: TensorRecord | None) -> TensorProto | onnx.SparseTensorProto:
+    """The tensor to write for a constant: the source's own form while its value was not replaced."""
+    if record is not None and record.array is array:
+        restored = type(record.header)()
+        restored.CopyFrom(record.header)
+        if isinstance(restored, onnx.SparseTensorProto):
+            restored.values.name = name
+            return restored
+        if record.raw:
+            restored.raw_data = raw_bytes(array)
+        if restored.name != name:
+            restored.name = name
+        return restored
+    fresh: TensorProto = numpy_helper.from_array(array, name)
+    if record is not None and isinstance(record.header, TensorProto):
+        _keep_notes(record.header, fresh)
+    return fresh
+
+
+def _keep_notes(source: TensorProto, target: TensorProto) -> None:
+    if source.HasField("doc_string"):
+        target.doc_string = source.doc_string
+    target.metadata_props.extend(source.metadata_props)
+
+
+def stub(name: str, array: Array, location: str = STUB_LOCATION, offset: int | None = None) -> TensorProto:
+    """An external tensor that names its bytes instead of holding them."""
+    tensor = TensorProto(
+        name=name,
+        data_type=dtypes.onnx_of(array.dtype),
+        dims=array.shape,
+        data_location=TensorProto.EXTERNAL,
+    )
+    tensor.external_data.add(key="location", value=location)
+    if offset is not None:
+        tensor.external_data.add(key="offset", value=str(offset))
+        tensor.external_data.add(key="length", value=str(stored_size(array)))
+    return tensor
+
+
+def stored_size(array: Array) -> int:
+    """Bytes the values take on disk: sub-byte types are packed; strings count their UTF-8 bytes."""
+    if array.dtype == object:
+        return sum(len(s if isinstance(s, bytes) else str(s).encode()) for s in array.ravel())
+    size = dtypes.raw_size(dtypes.onnx_of(array.dtype), array.size)
+    return array.nbytes if size is None else size
+
+
+def raw_bytes(array: Array) -> bytes:
+    """The array as ONNX raw data: little-endian, sub-byte types packed."""
+    if (dtypes.bits_of(dtypes.onnx_of(array.dtype)) or 8) < 8:
+        packed: bytes = numpy_helper.from_array(array).raw_data
+        return packed
+    return array.tobytes()
