@@ -68,8 +68,10 @@ class Recipe(BaseModel):
         """The recipe as TOML text that parses back to an equal recipe."""
         plain = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
         plain["version"] = self.version
-        ordered = {key: plain[key] for key in ("version", "seed", "pass", "gates", "target") if key in plain}
-        return tomli_w.dumps(ordered, multiline_strings=False)
+        head = {key: plain[key] for key in ("version", "seed") if key in plain}
+        tables = {key: plain[key] for key in ("gates", "target") if plain.get(key)}
+        parts = [tomli_w.dumps(head), *(f"[[pass]]\n{tomli_w.dumps(entry)}" for entry in plain.get("pass", ()))]
+        return "\n".join([*parts, tomli_w.dumps(tables)] if tables else parts)
 
 
 @dataclass(frozen=True)
