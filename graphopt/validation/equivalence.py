@@ -203,9 +203,7 @@ def _verdict(figures: Sequence[_Figure], ahead: Sequence[_Figure], samples: Samp
     return Equivalence(worst.fits, worst.moved, worst.bound, worst.own, worst.name, message, names)
 
 
-def _measure(
-    runs: _Runs, candidate: Model, pairs: Sequence[TensorPair], extra: Sequence[TensorPair]
-) -> list[_Figure]:
+def _measure(runs: _Runs, candidate: Model, pairs: Sequence[TensorPair], extra: Sequence[TensorPair]) -> list[_Figure]:
     """How far each pair of tensors lies apart, and the reference's own noise on it."""
     ours = [left for left, _ in extra]
     plain = _open(runs.model, runs.target, "none", ours) if extra else runs.plain

@@ -67,7 +67,7 @@ def prepare_feeds(
         samples: the user's samples; ``None`` or empty: synthetic inputs are made.
         seed: of the synthetic inputs.
         target: its first provider runs the model, runtime optimizations off.
-        dims: sizes of named dynamic dimensions; they win over what would be tried.
+        dims: sizes of dynamic dimensions by name, ``INPUT.AXIS`` for those without; they win over what would be tried.
         shapes: whole shapes by input name; they win over ``dims``.
         count: how many synthetic feeds to make.
 
@@ -100,9 +100,7 @@ def _search(
     for size, guess in _guesses(model.interface, dims, shapes):
         tried[size] = None
         try:
-            feeds = synthetic_samples(
-                model.interface, seed=seed, dims=dims, shapes=guess, bounds=bounds, count=count
-            )
+            feeds = synthetic_samples(model.interface, seed=seed, dims=dims, shapes=guess, bounds=bounds, count=count)
             failure = _failure(session, feeds)
         except GraphoptError as error:
             failure = str(error)
@@ -111,9 +109,7 @@ def _search(
         reason = reason or failure
     sizes = ", ".join(str(size) for size in tried)
     hint = "give real samples with --data, or sizes with --dim NAME=SIZE or --shape INPUT=1x3x224x224"
-    return PreparedFeeds(
-        None, f"{reason}; sizes of dynamic dimensions tried: {sizes}; {hint}", tried=tuple(tried)
-    )
+    return PreparedFeeds(None, f"{reason}; sizes of dynamic dimensions tried: {sizes}; {hint}", tried=tuple(tried))
 
 
 def _failure(session: Session, feeds: Samples) -> str:
@@ -152,7 +148,7 @@ def _shape(
         spec: the input.
         size: of dynamic dimensions.
         inputs: all inputs; a name that stands first in one of them is a batch dimension in all.
-        dims: sizes of named dimensions.
+        dims: sizes by name; a dimension without one is called ``INPUT.AXIS``.
         states: take a single unnamed dimension in the middle for a batch dimension, as recurrent states have
             it.
     """
@@ -163,8 +159,8 @@ def _shape(
     for axis, dim in enumerate(shape):
         if isinstance(dim, int):
             sizes.append(dim)
-        elif isinstance(dim, str) and dim in dims:
-            sizes.append(dims[dim])
+        elif (dim or f"{spec.name}.{axis}") in dims:
+            sizes.append(dims[dim or f"{spec.name}.{axis}"])
         elif axis == 0 or dim in batch or (states and dynamic == [axis] and 0 < axis < len(shape) - 1):
             sizes.append(1)
         else:

@@ -46,27 +46,27 @@ class Gates(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_speedup: float | None = Field(
-        None,
+        default=None,
         gt=0,
         allow_inf_nan=False,
         description="least latency ratio original / optimized; must be conclusive",
     )
     max_drop: float | None = Field(
-        None,
+        default=None,
         ge=0,
         allow_inf_nan=False,
         description="most points lost: of top-1 accuracy, or of 100 times the --metric where given",
     )
-    min_sqnr: float | None = Field(None, allow_inf_nan=False, description="least SQNR of every output, in dB")
+    min_sqnr: float | None = Field(default=None, allow_inf_nan=False, description="least SQNR of every output, in dB")
     max_size: Annotated[int, BeforeValidator(parse_size)] | None = Field(
-        None, gt=0, description='largest model, weights included: bytes, "5MB" or "5MiB"'
+        default=None, gt=0, description='largest model, weights included: bytes, "5MB" or "5MiB"'
     )
     never_slower: bool = Field(
-        True,
+        default=True,
         description="reject a model that is certainly slower: the whole 95 % interval of the ratio below 1",
     )
     floor: bool = Field(
-        False,
+        default=False,
         description="the default run's floor, judged on real samples only: at most 1 point lost with labels "
         "or a metric, else SQNR ≥ 10 dB on every output",
     )
@@ -233,9 +233,7 @@ def _drop(name: str, bound: float, user_set: bool, provider: str, found: Compari
     what, points = found.drop
     # A thousandth of a point forgives the binary fractions of 0.93 - 0.92.
     passed = points <= bound + 1e-3
-    said = (
-        f"{what} loses {points:.2f} points" if points > 0 else f"{what} loses nothing ({-points:+.2f} points)"
-    )
+    said = f"{what} loses {points:.2f} points" if points > 0 else f"{what} loses nothing ({-points:+.2f} points)"
     message = f"{said} on {found.samples} samples, {'within' if passed else 'over'} {bound:g}"
     return GateVerdict(name, passed, user_set, bound, points, "points", message, provider)
 

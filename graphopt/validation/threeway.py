@@ -79,14 +79,10 @@ def three_way(
     ]
     names = sessions[0].output_names
     pairs = (Comparator(names), Comparator(names), Comparator(names))
-    feeds = (
-        samples if progress is None else progress.track(samples, label="three-way check", total=len(samples))
-    )
+    feeds = samples if progress is None else progress.track(samples, label="three-way check", total=len(samples))
     for feed in feeds:
         source, plain, fused = (session.run(feed) for session in sessions)
-        for comparator, left, right in zip(
-            pairs, (source, source, plain), (plain, fused, fused), strict=True
-        ):
+        for comparator, left, right in zip(pairs, (source, source, plain), (plain, fused, fused), strict=True):
             comparator.update(left, right)
     off, on, between = (_worst_db(c.result()) for c in pairs)
     return ThreeWay(off, on, between, _message(off, on))
