@@ -1,0 +1,151 @@
+"""Activation statistics: what values each tensor of a model takes on calibration samples.
+
+One pass over the samples, fixed memory: every tensor has a ``TensorStatistics`` that counts and forgets. Tensors whose
+values together exceed a memory budget are observed in groups, one session each; the result is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from graphopt.analysis.histogram import TensorStatistics
+from graphopt.data.samples import Feed, Samples
+from graphopt.model.model import Model
+from graphopt.progress import Progress, Silent
+from graphopt.runtime.session import open_session
+from graphopt.runtime.target import Target
+
+MEMORY_BUDGET = 512 << 20
+"""Bytes of tensor values that one run may hand back."""
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Statistics of the observed tensors over all samples.
+
+    Attributes:
+        tensors: tensor name → its statistics; tensors that hold no floating-point numbers are missing.
+        elements: tensor name → elements in one sample, averaged over the samples.
+        dtypes: tensor name → the type that the runtime handed back.
+        samples: how many samples were seen.
+    """
+
+    tensors: Mapping[str, TensorStatistics]
+    elements: Mapping[str, float] = field(default_factory=dict)
+    dtypes: Mapping[str, np.dtype[np.generic]] = field(default_factory=dict)
+    samples: int = 0
+
+    def merged(self, other: Activations) -> Activations:
+        """The statistics of both sets of samples together; neither operand changes.
+
+        Raises:
+            ValueError: the two observed different tensors, or only one kept histograms.
+        """
+        if set(self.tensors) != set(other.tensors):
+            raise ValueError("statistics of different tensors cannot be merged")
+        total = self.samples + other.samples
+        joined: dict[str, TensorStatistics] = {}
+        for name, statistics in self.tensors.items():
+            both = TensorStatistics(histogram=statistics.has_histogram)
+            both.merge(statistics)
+            both.merge(other.tensors[name])
+            joined[name] = both
+        elements = {
+            name: (count * self.samples + other.elements[name] * other.samples) / max(total, 1)
+            for name, count in self.elements.items()
+        }
+        return Activations(MappingProxyType(joined), elements, dict(self.dtypes), total)
+
+
+def observe(
+    model: Model,
+    tensors: Sequence[str],
+    samples: Samples,
+    *,
+    histograms: bool = False,
+    target: Target | None = None,
+    memory_budget: int = MEMORY_BUDGET,
+    progress: Progress | None = None,
+) -> Activations:
+    """Run ``model`` on every sample and count the values of ``tensors``.
+
+    Args:
+        model: the float model; it is not changed.
+        tensors: names of top-level tensors; graph inputs are allowed. Duplicates count once.
+        samples: at least one; shapes may differ from sample to sample.
+        histograms: keep histograms (128 KiB a tensor) for percentiles.
+        target: custom-op libraries and threads; the provider is always the CPU's, the reference for values.
+        memory_budget: bytes that the tensors of one run may take together.
+        progress: where to report each run.
+
+    Raises:
+        RuntimeFailure: GO-603 or GO-604, the model does not open or run.
+    """
+    machine = target or Target()
+    wanted = list(dict.fromkeys(tensors))
+    counts = {name: TensorStatistics(histogram=histograms) for name in wanted}
+    seen: dict[str, int] = dict.fromkeys(wanted, 0)
+    dtypes: dict[str, np.dtype[np.generic]] = {}
+    groups = _groups(model, wanted, samples, memory_budget)
+    runs = [(group, feed) for group in groups for feed in ((group, i) for i in range(len(samples)))]
+    session, current = None, None
+    for group, (_, index) in (progress or Silent()).track(runs, label="calibrating", total=len(runs)):
+        if session is None or group is not current:
+            session = open_session(
+                model,
+                threads=machine.threads,
+                custom_op_libraries=machine.custom_op_libraries,
+                extra_outputs=[name for name in group if name not in _input_names(model)],
+            )
+            current = group
+        feed = samples[index]
+        values = session.run(feed, [n for n in group if n not in feed])
+        for name in group:
+            value = np.asarray(feed[name] if name in feed else values[name])
+            dtypes[name] = value.dtype
+            seen[name] += value.size
+            if value.dtype.kind == "f":
+                counts[name].update(value)
+    kept = {n: s for n, s in counts.items() if n in dtypes and dtypes[n].kind == "f"}
+    elements = {name: seen[name] / max(len(samples), 1) for name in kept}
+    return Activations(MappingProxyType(kept), elements, dtypes, len(samples))
+
+
+def _input_names(model: Model) -> frozenset[str]:
+    return frozenset(spec.name for spec in model.interface.inputs)
+
+
+def _groups(model: Model, names: Sequence[str], samples: Samples, budget: int) -> list[tuple[str, ...]]:
+    """Cut ``names`` into consecutive groups whose values fit the budget; every group holds at least one."""
+    largest = _largest_dimension(samples[0]) if len(samples) else 1
+    groups: list[tuple[str, ...]] = []
+    group: list[str] = []
+    used = 0
+    for name in names:
+        size = _bytes_of(model, name, largest)
+        if group and used + size > budget:
+            groups.append(tuple(group))
+            group, used = [], 0
+        group.append(name)
+        used += size
+    return [*groups, tuple(group)] if group else groups
+
+
+def _largest_dimension(feed: Feed) -> int:
+    return max((d for value in feed.values() for d in np.shape(value)), default=1)
+
+
+def _bytes_of(model: Model, name: str, unknown: int) -> int:
+    """An estimate for grouping only: a dimension the model leaves open counts as the feed's largest one."""
+    tensor = model.editor.tensor(name)
+    shape = model.shape_of(tensor) if tensor is not None else None
+    if shape is None:
+        return 4 * unknown
+    size = 4
+    for position, dim in enumerate(shape):
+        size *= dim if isinstance(dim, int) else (1 if position == 0 else unknown)
+    return size

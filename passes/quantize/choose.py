@@ -1,0 +1,128 @@
+"""Chooses a placement: candidates are written, compared and timed, and the fastest that is accurate enough wins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from graphopt.data.samples import Samples
+from graphopt.errors import RuntimeFailure
+from graphopt.model.model import Model
+from graphopt.passes.quantize.emit import emit
+from graphopt.passes.quantize.plan import Plan
+from graphopt.progress import Progress, Silent
+from graphopt.runtime.latency import measure_pair
+from graphopt.runtime.session import Session, open_session
+from graphopt.runtime.target import Target
+from graphopt.validation.compare import compare
+
+WORTH = 1.02
+"""A placement must be this much faster than the float model to be worth its error."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One placement, written and measured.
+
+    Attributes:
+        label: what it is, in a few words.
+        plan: the placement.
+        sqnr_db: on held-out calibration samples, of the worst output; dB.
+        ratio: time of the float model / time of this one.
+    """
+
+    label: str
+    plan: Plan
+    sqnr_db: float
+    ratio: float
+
+
+@dataclass
+class Bench:
+    """Writes and measures placements of one model, until its time is up.
+
+    Attributes:
+        model: the float model that placements are written into; never changed.
+        reference: what accuracy and speed are compared with.
+        held_out: calibration samples that no range was taken from.
+        target: where to run.
+        seconds: time for all trials together.
+        progress: where to report.
+    """
+
+    model: Model
+    reference: Model
+    held_out: Samples
+    target: Target
+    seconds: float
+    progress: Progress = field(default_factory=Silent)
+    trials: list[Trial] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._deadline = time.perf_counter() + self.seconds
+        self._float = self._open(self.reference)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left."""
+        return self._deadline - time.perf_counter()
+
+    def try_out(self, label: str, plan: Plan) -> Trial | None:
+        """Measure a placement; ``None`` if it was tried before, is empty, or does not run."""
+        if not plan.integer or any(t.plan.integer == plan.integer for t in self.trials):
+            return None
+        candidate = self.model.clone()
+        emit(candidate, plan)
+        try:
+            session = self._open(candidate)
+            trial = Trial(label, plan, self._sqnr(session), self._ratio(session))
+        except RuntimeFailure:
+            # A placement that this onnxruntime cannot load or run is no candidate.
+            return None
+        self.trials.append(trial)
+        return trial
+
+    def try_all(self, candidates: Iterator[tuple[str, Plan]]) -> None:
+        """Measure candidates in order until the time is up; at least one is measured."""
+        for label, plan in self.progress.track(candidates, label="trying placements"):
+            self.try_out(label, plan)
+            if self.left <= 0:
+                return
+
+    def _open(self, model: Model) -> Session:
+        return open_session(
+            model,
+            provider=self.target.provider,
+            threads=self.target.threads,
+            custom_op_libraries=self.target.custom_op_libraries,
+        )
+
+    def _sqnr(self, session: Session) -> float:
+        worst = compare(self._float, session, self.held_out).worst
+        return float("inf") if worst is None else worst.fidelity_db
+
+    def _ratio(self, session: Session) -> float:
+        share = max(0.5, min(3.0, self.left / 4))
+        measured = measure_pair(self._float, session, self.held_out, max_seconds=share, half_width=0.01)
+        return measured.ratio
+
+
+def decide(trials: Sequence[Trial], target_db: float) -> Trial | None:
+    """The fastest placement that is accurate enough, else the most accurate one that pays.
+
+    Args:
+        trials: what was measured.
+        target_db: SQNR that should be reached, dB.
+
+    Returns:
+        ``None``: no placement is worth its error; the model stays float.
+    """
+    worth = [trial for trial in trials if trial.ratio >= WORTH]
+    good = [trial for trial in worth if trial.sqnr_db >= target_db]
+    if good:
+        return max(good, key=lambda trial: trial.ratio)
+    return max(worth, key=lambda trial: trial.sqnr_db, default=None)
+
+
+Candidates = Callable[[], Iterator[tuple[str, Plan]]]

@@ -1,0 +1,351 @@
+"""Writes a plan into a model as QuantizeLinear and DequantizeLinear nodes.
+
+The form is the one that onnxruntime's CPU provider fuses, found by probing (onnxruntime 1.31 and 1.32): uint8
+activations, one QuantizeLinear a tensor at its producer behind its Relu, int8 weights per output channel, int32 biases
+on the canonical scale. Nodes that only move values work on the codes themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import onnx_graphsurgeon as gs
+
+from graphopt.model.model import Model
+from graphopt.passes.quantize.guards import break_silent_quantization
+from graphopt.passes.quantize.plan import Grid, Interval, Plan
+from graphopt.passes.quantize.units import Kind, Unit, Units, find_units
+from graphopt.passes.quantize.weights import quantize_weight
+
+SIGMOID_GRID = Grid(float(np.float32(1 / 255)), 0)
+"""Covers [0, 1]: what Sigmoid, HardSigmoid and Softmax give."""
+
+
+def emit(model: Model, plan: Plan) -> None:
+    """Make the units of ``plan`` integer; the rest of ``model`` keeps computing in float.
+
+    Args:
+        model: changed in place, and finished.
+        plan: names units as ``find_units(model)`` does, with a range for every tensor that they read or write.
+    """
+    units = find_units(model)
+    chosen = tuple(unit for unit in units.all if unit.name in plan.integer)
+    writer = Writer(model, units, plan)
+    for unit in chosen:
+        _EMITTERS[unit.kind](writer, unit)
+    model.finish()
+    break_silent_quantization(model)
+
+
+class Writer:
+    """Holds what is already written: the codes of each tensor, their grid, and the floats read back from them."""
+
+    def __init__(self, model: Model, units: Units, plan: Plan) -> None:
+        self.model = model
+        self.editor = model.editor
+        self.ranges: Mapping[str, Interval] = plan.ranges
+        self._integer = plan.integer
+        self._readers = units.readers()
+        self._bounds = {tensor: u.bounds for u in units.all for tensor in u.writes if u.bounds is not None}
+        self._codes: dict[str, gs.Tensor] = {}
+        self._grids: dict[str, Grid] = {}
+        self._floats: dict[tuple[str, Grid], gs.Tensor] = {}
+
+    def codes(self, tensor: str) -> gs.Tensor:
+        """The uint8 codes of a tensor; written behind its float producer if no integer unit made them."""
+        if tensor not in self._codes:
+            self._grids[tensor] = self._own_grid(tensor)
+            self._codes[tensor] = self._quantized(self._tensor(tensor), self._grids[tensor], tensor)
+        return self._codes[tensor]
+
+    def grid(self, tensor: str) -> Grid:
+        """The grid of a tensor's codes."""
+        self.codes(tensor)
+        return self._grids[tensor]
+
+    def floats(self, tensor: str, grid: Grid | None = None) -> gs.Tensor:
+        """The tensor read back from its codes; on another ``grid``, the same codes mean other values."""
+        codes = self.codes(tensor)
+        chosen = grid or self._grids[tensor]
+        key = (tensor, chosen)
+        if key not in self._floats:
+            self._floats[key] = self._dequantized(codes, chosen, tensor)
+        return self._floats[key]
+
+    def read(self, unit: Unit) -> None:
+        """Let the unit's first node read its activations back from their codes."""
+        for slot, tensor in zip(unit.slots, unit.reads, strict=True):
+            self.editor.set_input(unit.head, slot, self.floats(tensor))
+
+    def write(self, tensor: str, *, made: gs.Tensor | None = None, grid: Grid | None = None) -> None:
+        """Quantize what an integer unit writes; every reader then reads it back from the codes.
+
+        Args:
+            tensor: the unit's output.
+            made: what takes its place, where the unit was written in another form.
+            grid: its grid, where the range alone does not decide it.
+        """
+        self._grids[tensor] = grid or self._own_grid(tensor)
+        source = self._tensor(tensor)
+        readers = self.editor.consumers(source)
+        self._codes[tensor] = self._quantized(source if made is None else made, self._grids[tensor], tensor)
+        self._redirect(tensor, readers)
+
+    def write_codes(self, tensor: str, codes: gs.Tensor, grid: Grid) -> None:
+        """The codes of a tensor are already there: its readers read them back, its own node falls away."""
+        readers = self.editor.consumers(self._tensor(tensor))
+        self._codes[tensor], self._grids[tensor] = codes, grid
+        self._redirect(tensor, readers)
+
+    def read_by_integers(self, tensor: str) -> bool:
+        """Whether an integer unit reads the tensor."""
+        return any(unit.name in self._integer for unit in self._readers.get(tensor, ()))
+
+    def constant(self, hint: str, value: npt.NDArray[np.generic], grid: Grid) -> gs.Tensor:
+        """A constant as codes, read back."""
+        codes = np.clip(np.rint(value / np.float32(grid.scale)) + grid.zero, 0, 255).astype(np.uint8)
+        return self._dequantized(self.editor.add_constant(f"{hint}_codes", codes), grid, hint)
+
+    def integer_weight(
+        self, unit: Unit, slot: int, weight: npt.NDArray[np.float32], axis: int, bias: npt.NDArray[np.float32] | None
+    ) -> tuple[gs.Tensor, gs.Tensor | None]:
+        """The weight and bias of a unit, read back from integers.
+
+        Args:
+            unit: reads the activation that decides the bias's scale.
+            slot: where the weight stands among the first node's inputs; names are made from it.
+            weight: as the node wants it.
+            axis: its axis of output channels.
+            bias: [channels].
+        """
+        result = quantize_weight(weight, axis, self.grid(unit.reads[0]).scale, bias)
+        hint = unit.head.inputs[slot].name
+        scales = self.editor.add_constant(f"{hint}_scale", result.scales)
+        zeros = self.editor.add_constant(f"{hint}_zero", np.zeros(result.scales.shape, np.int8))
+        codes = self.editor.add_constant(f"{hint}_int8", result.codes)
+        back = self.node("DequantizeLinear", [codes, scales, zeros], f"{hint}_back", axis=axis)
+        if result.bias is None:
+            return back, None
+        hint = f"{unit.name}_bias"
+        scales = self.editor.add_constant(f"{hint}_scale", result.bias_scales)
+        zeros = self.editor.add_constant(f"{hint}_zero", np.zeros(result.bias.shape, np.int32))
+        codes = self.editor.add_constant(f"{hint}_int32", result.bias)
+        return back, self.node("DequantizeLinear", [codes, scales, zeros], f"{hint}_back", axis=0)
+
+    def rounded(self, tensor: gs.Tensor, grid: Grid, hint: str) -> gs.Tensor:
+        """``tensor`` written on a grid and read back."""
+        return self._dequantized(self._quantized(tensor, grid, hint), grid, hint)
+
+    def node(self, op: str, inputs: Sequence[gs.Tensor], hint: str, **attrs: object) -> gs.Tensor:
+        """The output of a new node."""
+        return self.editor.add_node(op, list(inputs), attrs=attrs, name=hint).outputs[0]
+
+    def _own_grid(self, tensor: str) -> Grid:
+        grid = Grid.covering(self.ranges[tensor])
+        bounds = self._bounds.get(tensor)
+        return grid.clipping(*bounds) if bounds else grid
+
+    def _tensor(self, name: str) -> gs.Tensor:
+        tensor = self.editor.tensor(name)
+        if tensor is None:
+            raise KeyError(name)
+        return tensor
+
+    def _redirect(self, tensor: str, readers: Sequence[gs.Node]) -> None:
+        if readers:
+            self.editor.replace_uses(self._tensor(tensor), self.floats(tensor), consumers=readers)
+
+    def _quantized(self, source: gs.Tensor, grid: Grid, hint: str) -> gs.Tensor:
+        return self.node("QuantizeLinear", [source, *self._parameters(grid, hint)], f"{hint}_codes")
+
+    def _dequantized(self, codes: gs.Tensor, grid: Grid, hint: str) -> gs.Tensor:
+        return self.node("DequantizeLinear", [codes, *self._parameters(grid, hint)], f"{hint}_back")
+
+    def _parameters(self, grid: Grid, hint: str) -> tuple[gs.Tensor, gs.Tensor]:
+        scale = self.editor.add_constant(f"{hint}_scale", np.array(grid.scale, np.float32))
+        zero = self.editor.add_constant(f"{hint}_zero", np.array(grid.zero, np.uint8))
+        return scale, zero
+
+
+def _conv(writer: Writer, unit: Unit) -> None:
+    node, editor = unit.head, writer.editor
+    writer.read(unit)
+    bias = editor.constant(node.inputs[2]) if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
+    weight = editor.constant(node.inputs[1])
+    assert weight is not None
+    back, bias_back = writer.integer_weight(unit, 1, weight, 0, bias)
+    editor.set_input(node, 1, back)
+    if bias_back is not None:
+        editor.set_input(node, 2, bias_back)
+    writer.write(unit.writes[0])
+
+
+def _linear(writer: Writer, unit: Unit) -> None:
+    made = None
+    if unit.head.op == "Gemm":
+        _gemm(writer, unit)
+    elif unit.bias_add is not None:
+        made = _matmul_with_bias(writer, unit)
+    else:
+        _matmul(writer, unit)
+    integer_readers = writer.read_by_integers(unit.writes[0])
+    if made is not None and (unit.nodes[-1] is not unit.bias_add or not integer_readers):
+        writer.editor.replace_uses(unit.bias_add.outputs[0], made)
+        made = None
+    if integer_readers:
+        writer.write(unit.writes[0], made=made)
+
+
+def _gemm(writer: Writer, unit: Unit) -> None:
+    node, editor = unit.head, writer.editor
+    weight = editor.constant(node.inputs[1])
+    assert weight is not None
+    axis = 0 if node.attrs.get("transB", 0) else 1
+    bias = None
+    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        value = editor.constant(node.inputs[2])
+        assert value is not None
+        row = np.broadcast_to(value.reshape(-1), (weight.shape[axis],))
+        bias = (row * np.float32(node.attrs.get("beta", 1.0))).astype(np.float32)
+    writer.read(unit)
+    scaled = weight * np.float32(node.attrs.get("alpha", 1.0))
+    back, bias_back = writer.integer_weight(unit, 1, scaled, axis, bias)
+    editor.set_input(node, 1, back)
+    if bias_back is not None:
+        editor.set_input(node, 2, bias_back)
+    # The kernel takes alpha = beta = 1 alone; they are in the numbers now.
+    editor.set_attr(node, "alpha", 1.0)
+    editor.set_attr(node, "beta", 1.0)
+
+
+def _matmul(writer: Writer, unit: Unit) -> None:
+    weight = writer.editor.constant(unit.head.inputs[1])
+    assert weight is not None
+    writer.read(unit)
+    back, _ = writer.integer_weight(unit, 1, weight, 1, None)
+    writer.editor.set_input(unit.head, 1, back)
+
+
+def _matmul_with_bias(writer: Writer, unit: Unit) -> gs.Tensor:
+    """MatMul and Add as Reshape, Gemm, Reshape: the one form of a linear layer that fuses without an output grid."""
+    editor, add = writer.editor, unit.bias_add
+    assert add is not None
+    weight = editor.constant(unit.head.inputs[1])
+    source = unit.head.inputs[0]
+    shape = writer.model.shape_of(source)
+    other = add.inputs[1] if add.inputs[0] is unit.head.outputs[0] else add.inputs[0]
+    bias = editor.constant(other)
+    assert weight is not None and bias is not None and shape is not None
+    x = writer.floats(unit.reads[0])
+    back, bias_back = writer.integer_weight(unit, 1, weight, 1, bias)
+    assert bias_back is not None
+    rank = len(shape)
+    if rank == 2:
+        return writer.node("Gemm", [x, back, bias_back], unit.name)
+    flat = editor.add_constant(f"{unit.name}_flat", np.array([-1, weight.shape[0]], np.int64))
+    rows = writer.node("Reshape", [x, flat], f"{unit.name}_rows")
+    product = writer.node("Gemm", [rows, back, bias_back], f"{unit.name}_gemm")
+    return writer.node("Reshape", [product, _shape_of(writer, source, shape, weight)], unit.name)
+
+
+def _shape_of(
+    writer: Writer, source: gs.Tensor, shape: tuple[int | str | None, ...], weight: npt.NDArray[np.float32]
+) -> gs.Tensor:
+    """The shape of a linear layer's output: constant where at most one leading dimension is open."""
+    leading, columns = shape[:-1], weight.shape[1]
+    if sum(not isinstance(d, int) for d in leading) <= 1:
+        fixed = [d if isinstance(d, int) else -1 for d in leading]
+        return writer.editor.add_constant("rows_shape", np.array([*fixed, columns], np.int64))
+    editor = writer.editor
+    ends = [editor.add_constant("shape_part", np.array([v], np.int64)) for v in (0, len(leading))]
+    whole = writer.node("Shape", [source], f"{source.name}_shape")
+    front = writer.node("Slice", [whole, *ends], f"{source.name}_leading")
+    last = editor.add_constant("columns", np.array([columns], np.int64))
+    return writer.node("Concat", [front, last], f"{source.name}_product_shape", axis=0)
+
+
+def _elementwise(writer: Writer, unit: Unit) -> None:
+    editor, node = writer.editor, unit.head
+    writer.read(unit)
+    for slot, tensor in enumerate(node.inputs):
+        value = editor.constant(tensor) if slot not in unit.slots else None
+        if value is not None:
+            grid = Grid.covering(Interval(float(value.min()), float(value.max())))
+            editor.set_input(node, slot, writer.constant(tensor.name, value, grid))
+    writer.write(unit.writes[0])
+
+
+def _average(writer: Writer, unit: Unit) -> None:
+    # With the attribute present, even all ones, onnxruntime builds a node that does not load.
+    if "dilations" in unit.head.attrs:
+        writer.editor.set_attr(unit.head, "dilations", None)
+    writer.read(unit)
+    writer.write(unit.writes[0])
+
+
+def _curve(writer: Writer, unit: Unit) -> None:
+    writer.read(unit)
+    writer.write(unit.writes[0], grid=SIGMOID_GRID if unit.head.op == "Sigmoid" else None)
+
+
+def _gate(writer: Writer, unit: Unit) -> None:
+    alpha = float(unit.head.attrs.get("alpha", 0.2))
+    beta = float(unit.head.attrs.get("beta", 0.5))
+    line = _saturating_line(writer, unit.reads[0], alpha, beta, unit.name)
+    writer.write(unit.writes[0], made=line, grid=SIGMOID_GRID)
+
+
+def _swish(writer: Writer, unit: Unit) -> None:
+    """``x · HardSigmoid(x)`` from two kernels: the gate's clipping is the saturation of its own grid."""
+    line = _saturating_line(writer, unit.reads[0], 1 / 6, 0.5, f"{unit.name}_gate")
+    gate = writer.rounded(line, SIGMOID_GRID, f"{unit.name}_gate")
+    product = writer.node("Mul", [writer.floats(unit.reads[0]), gate], f"{unit.name}_product")
+    writer.write(unit.writes[0], made=product)
+
+
+def _saturating_line(writer: Writer, tensor: str, alpha: float, beta: float, hint: str) -> gs.Tensor:
+    """``alpha · x + beta``: the codes of x are read on a grid stretched by alpha, so only the Add is left."""
+    stretched = writer.floats(tensor, writer.grid(tensor).stretched(alpha))
+    # Rank 0: a constant of rank 4 would broadcast at the same cost, rank 0 takes the fast scalar path.
+    code = 1 if beta >= 0 else 0
+    grid = Grid(float(np.float32(abs(beta) or 1.0)), 0 if beta >= 0 else 1)
+    value = np.array(0.0 if beta == 0 else grid.scale * (code - grid.zero), np.float32)
+    return writer.node("Add", [stretched, writer.constant(f"{hint}_offset", value, grid)], f"{hint}_line")
+
+
+def _move(writer: Writer, unit: Unit) -> None:
+    """The node itself moves the codes."""
+    editor, node = writer.editor, unit.head
+    grid = writer.grid(unit.reads[0])
+    inputs = [writer.codes(unit.reads[0]), *node.inputs[1:]]
+    if node.op == "Pad" and node.attrs.get("mode", "constant") == "constant":
+        zero = editor.add_constant(f"{unit.name}_zero", np.array(grid.zero, np.uint8))
+        inputs[2:3] = [zero]
+    made = editor.add_node(
+        node.op, inputs, attrs=dict(node.attrs), outputs=len(node.outputs), name=f"{unit.name}_codes"
+    )
+    for tensor, codes in zip(node.outputs, made.outputs, strict=True):
+        if not tensor.is_empty():
+            writer.write_codes(tensor.name, codes, grid)
+
+
+def _scale(writer: Writer, unit: Unit) -> None:
+    """No node at all: the same codes, read on a stretched grid."""
+    source = unit.reads[0]
+    writer.write_codes(unit.writes[0], writer.codes(source), writer.grid(source).stretched(unit.factor))
+
+
+_EMITTERS: Mapping[Kind, Callable[[Writer, Unit], None]] = {
+    Kind.CONV: _conv,
+    Kind.LINEAR: _linear,
+    Kind.ARITHMETIC: _elementwise,
+    Kind.CONCAT: _elementwise,
+    Kind.POOL: _average,
+    Kind.CURVE: _curve,
+    Kind.GATE: _gate,
+    Kind.SWISH: _swish,
+    Kind.MOVE: _move,
+    Kind.SCALE: _scale,
+}

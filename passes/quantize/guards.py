@@ -1,0 +1,64 @@
+"""Keeps float what the plan says is float.
+
+onnxruntime quantizes a Conv, ConvTranspose or Gemm with float weights by itself, per tensor, when its input is read back
+from codes and its output goes to nothing but a QuantizeLinear; and it fuses a Softmax there into a kernel seven times
+slower than the float one. ``Max(y, lowest float32)`` in front of that QuantizeLinear changes no value and prevents both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.model.model import Model
+
+_HELD_BACK = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Softmax"})
+_SWALLOWED = frozenset({"Relu", "Clip"})
+
+
+def break_silent_quantization(model: Model) -> tuple[str, ...]:
+    """Put a no-op where onnxruntime would quantize a float node on loading; gives the names of these nodes."""
+    editor = model.editor
+    broken: list[str] = []
+    for node in editor.nodes():
+        if node.op not in _HELD_BACK or not _reads_codes(model, node):
+            continue
+        last = _before_quantize(model, node)
+        if last is None:
+            continue
+        lowest = editor.add_constant("lowest", np.array(np.finfo(np.float32).min, np.float32))
+        readers = editor.consumers(last)
+        kept = editor.add_node("Max", [last, lowest], name=f"{last.name}_stays_float")
+        editor.replace_uses(last, kept.outputs[0], consumers=readers)
+        broken.append(node.name or node.outputs[0].name)
+    if broken:
+        model.finish()
+    return tuple(broken)
+
+
+def _reads_codes(model: Model, node: gs.Node) -> bool:
+    """Its activation comes from a DequantizeLinear, and its weight, if it has one, does not."""
+    first = model.editor.producer(node.inputs[0])
+    if first is None or first.op != "DequantizeLinear":
+        return False
+    if node.op == "Softmax":
+        return True
+    second = model.editor.producer(node.inputs[1])
+    return second is None or second.op != "DequantizeLinear"
+
+
+def _before_quantize(model: Model, node: gs.Node) -> gs.Tensor | None:
+    """The tensor that goes to one QuantizeLinear and nowhere else, behind at most an Add of a bias and a Relu."""
+    editor = model.editor
+    tensor = node.outputs[0]
+    for _ in range(3):
+        consumers = editor.consumers(tensor)
+        if editor.is_output(tensor) or len(consumers) != 1:
+            return None
+        if consumers[0].op == "QuantizeLinear":
+            return tensor
+        bias_add = node.op == "MatMul" and consumers[0].op == "Add"
+        if consumers[0].op not in _SWALLOWED and not bias_add:
+            return None
+        tensor = consumers[0].outputs[0]
+    return None

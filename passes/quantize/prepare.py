@@ -1,0 +1,61 @@
+"""Brings a model into the form that units are found in: the opset, and operators with an integer twin."""
+
+from __future__ import annotations
+
+from graphopt.model.model import Model
+
+LEAST_OPSET = 13
+"""Per-channel QuantizeLinear and DequantizeLinear exist since opset 13."""
+
+
+def prepare(model: Model) -> tuple[str, ...]:
+    """Rewrite ``model`` in place; equal up to rounding.
+
+    Returns:
+        What was done, in whole sentences.
+
+    Raises:
+        ModelError: GO-305, a node cannot be brought to opset 13.
+    """
+    notes: list[str] = []
+    if model.opset < LEAST_OPSET:
+        before = model.opset
+        model.raise_opset(LEAST_OPSET)
+        notes.append(f"The opset was raised from {before} to {LEAST_OPSET}, the first with per-channel weights.")
+    if _pool_means(model):
+        model.finish()
+    return tuple(notes)
+
+
+def _pool_means(model: Model) -> int:
+    """ReduceMean over the two spatial axes becomes GlobalAveragePool, which has an integer kernel."""
+    editor = model.editor
+    done = 0
+    for node in editor.nodes():
+        if node.op != "ReduceMean" or not _is_spatial(model, node):
+            continue
+        pooled = editor.add_node(
+            "GlobalAveragePool", [node.inputs[0]], name=f"{node.name or node.outputs[0].name}_pool"
+        )
+        result = pooled.outputs[0]
+        if not int(node.attrs.get("keepdims", 1)):
+            result = editor.add_node(
+                "Flatten", [result], attrs={"axis": 1}, name=f"{node.name or node.outputs[0].name}_flat"
+            ).outputs[0]
+        editor.replace_uses(node.outputs[0], result)
+        done += 1
+    return done
+
+
+def _is_spatial(model: Model, node: object) -> bool:
+    import onnx_graphsurgeon as gs
+
+    assert isinstance(node, gs.Node)
+    shape = model.shape_of(node.inputs[0])
+    if shape is None or len(shape) != 4:
+        return False
+    axes = node.attrs.get("axes")
+    if axes is None and len(node.inputs) > 1:
+        value = model.editor.constant(node.inputs[1])
+        axes = None if value is None else value.reshape(-1).tolist()
+    return axes is not None and sorted(a % 4 for a in axes) == [2, 3]
