@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from pydantic import ValidationError
 
 from graphopt.data.callable import load_function
 from graphopt.data.preprocess import Preprocess
@@ -26,6 +27,7 @@ from graphopt.pipeline.recipe import (
     Step,
     TargetTable,
     build_steps,
+    explain,
     load_recipe,
     parse_pass,
 )
@@ -260,8 +262,8 @@ def _gates_of(given: Gates | Mapping[str, Any] | None, from_recipe: Gates | None
     if given is not None and not isinstance(given, Gates):
         try:
             given = Gates.model_validate(dict(given))
-        except ValueError as error:
-            raise UsageError("GO-201", "bad gates", why=str(error)) from error
+        except ValidationError as error:
+            raise UsageError("GO-201", "bad gates", why=explain(error, Gates)) from error
     merged: dict[str, Any] = {"floor": True} if floor else {}
     for gates in (from_recipe, given):
         if gates is not None:

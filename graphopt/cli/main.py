@@ -81,12 +81,10 @@ def main(args: list[str] | None = None) -> None:
 
 def _run(words: list[str]) -> int:
     try:
-        root.main(args=words, prog_name="graphopt", standalone_mode=False)
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
+        # Outside standalone mode click returns the code of an Exit, and otherwise what the command returns.
+        code = root.main(args=words, prog_name="graphopt", standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        return 2
+        return _usage(error, words)
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted: nothing was written", err=True)
         return 130
@@ -99,7 +97,17 @@ def _run(words: list[str]) -> int:
         from graphopt.cli.errors import report_error
 
         return report_error(error, debug="--debug" in words, as_json="--json" in words)
-    return 0
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: click.ClickException, words: list[str]) -> int:
+    from graphopt.cli.errors import report_error
+    from graphopt.errors import UsageError
+
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "graphopt"
+    known = UsageError("GO-201", error.format_message().rstrip("."), hint=f"`{command} --help` lists what it takes")
+    return report_error(known, debug=False, as_json="--json" in words)
 
 
 def _terminate(_signum: int, _frame: FrameType | None) -> None:

@@ -61,7 +61,7 @@ def numeric_checks(
 
 
 def _checked(before: Model, candidate: Model) -> CheckResult:
-    """onnx's checker; a model that it rejected before is not held to it."""
+    """Onnx's checker; a model that it rejected before is not held to it."""
     found = _attempt("checker", candidate.check)
     if found.passed or _attempt("checker", before.check).passed:
         return found

@@ -14,9 +14,9 @@ import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, TypeAlias, TypeVar, Union
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from graphopt.analysis.cache import Analyses
 from graphopt.data.samples import Samples
@@ -43,15 +43,19 @@ class Safety(Enum):
     """The error is reported per output and obeys the gates."""
 
 
+Patterns = Annotated[tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value)]
+"""Selection patterns; a single one may be written without brackets."""
+
+
 class PassOptions(BaseModel):
     """Base of every pass's options. The fields are the recipe's keys, the command line's syntax and the docs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    only: tuple[str, ...] = Field(
+    only: Patterns = Field(
         (), description="touch only these: node names, globs, op:TYPE, or a region FROM_TENSOR..TO_TENSOR"
     )
-    skip: tuple[str, ...] = Field((), description="leave these alone; same forms as `only`, and wins over it")
+    skip: Patterns = Field((), description="leave these alone; same forms as `only`, and wins over it")
 
 
 class Refusal(Exception):
