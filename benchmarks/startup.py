@@ -1,7 +1,7 @@
 """CPU time of the commands that should answer at once.
 
-``python benchmarks/startup.py`` starts each command several times in a fresh process and prints the smallest and
-the median CPU time (user + system) in milliseconds, beside a bare ``python -c pass`` from the same run.
+``python benchmarks/startup.py`` starts each command several times in a fresh process and prints the smallest
+and the median CPU time (user + system) in milliseconds, beside a bare ``python -c pass`` from the same run.
 """
 
 from __future__ import annotations
