@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
 
 from graphopt.data.samples import Array
 from graphopt.errors import SampleError
@@ -102,6 +102,13 @@ class Preprocess(BaseModel):
     std: Channels = Field((Factor(),), description="divided by at last; one value, or one a channel")
     layout: Literal["nchw", "nhwc"] = Field("nchw", description="where the channels stand")
     color: Literal["rgb", "bgr", "gray"] = Field("rgb", description="order of the channels")
+
+    @field_validator("std")
+    @classmethod
+    def _not_zero(cls, many: tuple[Factor, ...]) -> tuple[Factor, ...]:
+        if any(factor.value == 0 for factor in many):
+            raise ValueError("cannot be 0, it is divided by")
+        return many
 
     @classmethod
     def parse(cls, text: str) -> Preprocess:
