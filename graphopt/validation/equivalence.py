@@ -25,6 +25,8 @@ from graphopt.validation.metrics import Array, DiscreteAccumulator, FloatAccumul
 
 ROUNDING_FLOOR = 1e-5
 """Least bound of ROUNDING, about a hundred float32 roundings."""
+WEAK_BOUND = 0.05
+"""Above it the check says little, and its message tells so."""
 NOISE_FACTOR = 4.0
 """A rewrite may move the outputs this many times as far as the runtime's own optimizations do."""
 
@@ -198,6 +200,8 @@ def _verdict(figures: Sequence[_Figure], ahead: Sequence[_Figure], samples: Samp
         f"output {worst.name!r}: {what} {worst.moved:.2g} {sign} {worst.bound:.2g}"
         f" (own noise {worst.own:.2g}) on {_counted(samples)}"
     )
+    if worst.bound > WEAK_BOUND:
+        message += "; weak evidence: the source itself moves this far, real samples may say more"
     if names:
         message += f"; discontinuous outputs compared ahead, at {', '.join(names)}"
     return Equivalence(worst.fits, worst.moved, worst.bound, worst.own, worst.name, message, names)

@@ -13,14 +13,18 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.data.samples import Samples
-from graphopt.data.synthetic import synthetic_samples
-from graphopt.errors import GraphoptError, RuntimeFailure
+from graphopt.data.synthetic import dynamic_dims, synthetic_samples
+from graphopt.errors import GraphoptError, RuntimeFailure, SampleError
 from graphopt.model.model import Interface, Model, TensorSpec
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import Target
 
 SIZES = (32, 64, 48, 16, 128, 224, 256, 8, 512, 640, 100, 1024, 16000, 4, 2, 1)
 """Sizes that dynamic dimensions are tried with, in this order; batch dimensions are 1."""
+
+PICTURE_SIZE = 160
+"""Tried first where height and width of a picture are dynamic: on very small pictures, steep output functions turn
+rounding noise into large differences (measured on a text detector: 0.14 of the output at 32 pixels, 7e-5 at 160)."""
 
 _TRANSPARENT = frozenset(
     (
@@ -94,6 +98,7 @@ def prepare_feeds(
 def _search(
     model: Model, session: Session, seed: int, dims: Mapping[str, int], shapes: Shapes, count: int
 ) -> PreparedFeeds:
+    _require_known(model.interface, dims)
     bounds = index_bounds(model)
     tried: dict[int, None] = {}
     reason = ""
@@ -112,6 +117,14 @@ def _search(
     return PreparedFeeds(None, f"{reason}; sizes of dynamic dimensions tried: {sizes}; {hint}", tried=tuple(tried))
 
 
+def _require_known(interface: Interface, dims: Mapping[str, int]) -> None:
+    known = dynamic_dims(interface)
+    unknown = [name for name in dims if name not in known]
+    if unknown:
+        listed = ", ".join(known) or "none"
+        raise SampleError("GO-402", f"no input has a dynamic dimension {unknown[0]!r}", hint=f"dimensions: {listed}")
+
+
 def _failure(session: Session, feeds: Samples) -> str:
     """Why the first feed does not run; empty if it does."""
     try:
@@ -126,7 +139,8 @@ def _guesses(
 ) -> Iterator[tuple[int, Shapes]]:
     """Complete shapes of all inputs, each guess once, with the size that dynamic dimensions have in it."""
     seen: list[Shapes] = []
-    for size in SIZES:
+    pictures = any(_is_picture(spec) for spec in interface.inputs)
+    for size in (PICTURE_SIZE, *SIZES) if pictures else SIZES:
         for states in (False, True):
             guess = {
                 spec.name: _shape(spec, size, interface.inputs, dims, states)
@@ -137,6 +151,12 @@ def _guesses(
             if guess not in seen:
                 seen.append(guess)
                 yield size, guess
+
+
+def _is_picture(spec: TensorSpec) -> bool:
+    """Rank 4 with two dynamic dimensions besides the batch."""
+    shape = spec.shape or ()
+    return len(shape) == 4 and sum(not isinstance(dim, int) for dim in shape[1:]) == 2
 
 
 def _shape(
