@@ -33,10 +33,7 @@ class SimplifyOptions(PassOptions):
 
     exact_only: bool = Field(False, description="apply only the rules that change no bit of any output")
     exclude_rules: tuple[str, ...] = Field((), description="names of rules to leave out")
-    max_fold_bytes: int = Field(1 << 20, ge=0, description="bytes that computing one constant node may add to the file")
-    max_total_bytes: int = Field(
-        16 << 20, ge=0, description="bytes that all computed constants together may add to the file"
-    )
+    max_fold_bytes: int = Field(1 << 16, ge=0, description="bytes that computing one constant node may add to the file")
 
     @field_validator("exclude_rules")
     @classmethod
@@ -85,7 +82,7 @@ class Simplify(Pass[SimplifyOptions]):
 
             [[pass]]
             name = "simplify"
-            max_fold_bytes = 65536
+            max_fold_bytes = 1048576
 
     Cost:
         Linear in nodes and edges; constant folding opens one onnxruntime session per kind of node. No samples
@@ -108,7 +105,8 @@ class Simplify(Pass[SimplifyOptions]):
         """See ``Pass.run``."""
         options = self.options
         before = len(ctx.editor.nodes())
-        scope = Scope(ctx.model, ctx.selection, Limits(options.max_fold_bytes, options.max_total_bytes))
+        limits = Limits(options.max_fold_bytes)
+        scope = Scope(ctx.model, ctx.selection, limits, options.exact_only)
         sites, skips = rewrite(scope, self._rules(ctx.model.opset))
         counts = Counter(site.rule for site in sites)
         return PassResult(
@@ -118,7 +116,7 @@ class Simplify(Pass[SimplifyOptions]):
             summary={
                 "nodes_before": before,
                 "nodes_after": len(ctx.editor.nodes()),
-                "folded_bytes_added": scope.limits.added,
+                "folded_bytes_added": limits.added,
                 "rules": {name: counts[name] for name in RULES if counts[name]},
             },
         )

@@ -42,9 +42,10 @@ class FoldConstants(Rule):
     Pattern: any node of the standard domain with at least one input, all of them constant.
     Conditions: deterministic; no body (If, Loop, Scan, SequenceMap); tensors of numbers or bools; no output is
     a graph output; the operator moves elements or rounds each result once, or everything is of integers; the
-    value adds at most ``max_fold_bytes`` to the file (its bytes less those of inputs that nobody else uses),
-    all values together at most ``max_total_bytes``. The size is known from shape inference before anything is
-    computed.
+    value adds at most ``max_fold_bytes`` to the file (its bytes less those of inputs that nobody else uses), all
+    values together at most 64 MiB. The size is known from shape inference before anything is computed. With
+    ``exact_only`` no weight of a MatMul, Gemm, Conv or recurrent layer becomes constant that was not: its kernel
+    would pack it.
     Proof: the value is computed once by the kernel that would compute it at every run, the runtime's
     optimizations off.
     Refuses: Random*, Multinomial, Bernoulli, Dropout, whatever ONNX marks as not deterministic, other domains,
@@ -134,7 +135,7 @@ def _constant_inputs(node: gs.Node, scope: Scope) -> list[Array | None] | None:
 def _may_fold(node: gs.Node, scope: Scope) -> bool:
     if node.op in _LEFT_ALONE or not all(isinstance(v, _PLAIN) for v in node.attrs.values()):
         return False
-    if any(scope.editor.is_output(tensor) for tensor in node.outputs):
+    if any(scope.editor.is_output(t) or not scope.may_become_constant(t) for t in node.outputs):
         return False
     return _deterministic(node.op, scope.model.opset)
 

@@ -26,6 +26,8 @@ Array = npt.NDArray[Any]
 Dims = tuple[int | str | None, ...]
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+PACKING = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
+"""Operators whose kernels lay out a constant weight ahead of time and then may sum in another order."""
 
 
 @dataclass
@@ -34,12 +36,12 @@ class Limits:
 
     Attributes:
         node: most bytes that one fold may add.
-        total: most bytes that all folds together may add.
+        total: most bytes that all folds together may add: a stop for models made to explode, far beyond real ones.
         added: bytes added so far; a fold that frees its inputs may lower it.
     """
 
     node: int
-    total: int
+    total: int = 64 << 20
     added: int = 0
 
     def refusal(self, growth: int) -> str | None:
@@ -49,7 +51,7 @@ class Limits:
         if growth > self.node:
             return f"its value would add {growth} bytes to the file, more than max_fold_bytes = {self.node}"
         if self.added + growth > self.total:
-            return f"all folded values together would add more than max_total_bytes = {self.total}"
+            return f"all computed values together would add more than {self.total} bytes to the file"
         return None
 
 
@@ -61,6 +63,7 @@ class Scope:
         model: the candidate.
         selection: nodes the user lets the pass touch.
         limits: what folding may add.
+        exact_only: not a bit may change.
         removed: nodes removed so far, by ``id``; they are held so that no new node gets their ``id``.
         touched: nodes to look at again.
     """
@@ -68,6 +71,7 @@ class Scope:
     model: Model
     selection: Selection
     limits: Limits
+    exact_only: bool = False
     removed: dict[int, gs.Node] = field(default_factory=dict)
     touched: list[gs.Node] = field(default_factory=list)
 
@@ -100,17 +104,28 @@ class Scope:
 
     def used(self, tensor: gs.Tensor) -> bool:
         """Whether any node or graph output takes ``tensor``."""
-        return self.editor.is_output(tensor) or bool(self.editor.consumers(tensor))
+        return bool(tensor.outputs) or self.editor.is_output(tensor)
 
     def only_user(self, tensor: gs.Tensor, node: gs.Node) -> bool:
         """Whether ``node`` alone takes ``tensor``, which is not a graph output."""
-        users = self.editor.consumers(tensor)
-        return len(users) == 1 and users[0] is node and not self.editor.is_output(tensor)
+        return all(user is node for user in tensor.outputs) and not self.editor.is_output(tensor)
+
+    def may_become_constant(self, tensor: gs.Tensor) -> bool:
+        """Whether ``tensor`` may turn into an initializer.
+
+        A weight that was computed and is now constant gets packed by its kernel: measured, a relative difference of
+        4e-7 from folding the Reshape of a MatMul's weight. With ``exact_only`` such weights stay computed.
+        """
+        if not self.exact_only or getattr(self.model.dtype_of(tensor), "kind", "f") != "f":
+            return True
+        return not any(user.op in PACKING for user in self.editor.consumers(tensor))
 
     def can_bypass(self, node: gs.Node, index: int = 0) -> bool:
         """Whether output 0 can be replaced by input ``index`` with every graph output keeping its name."""
         source, result = node.inputs[index], node.outputs[0]
         if source.is_empty() or any(self.used(extra) for extra in node.outputs[1:]):
+            return False
+        if isinstance(source, gs.Constant) and not self.may_become_constant(result):
             return False
         if not self.editor.is_output(result):
             return True
