@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -15,6 +15,7 @@ from graphopt.model.model import Model
 from graphopt.passes.quantize.candidates import candidates, default_placement
 from graphopt.passes.quantize.choose import WORTH, Bench, Trial, decide
 from graphopt.passes.quantize.emit import emit
+from graphopt.passes.quantize.isa import kernels_saturate
 from graphopt.passes.quantize.placement import quantizable
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.prepare import prepare
@@ -47,6 +48,11 @@ class QuantizeOptions(PassOptions):
     integer_nodes: tuple[str, ...] = Field((), description="nodes to make integer; for placement = explicit")
     measure: bool = Field(
         True, description="time the candidates and keep the fastest that is accurate enough; false: the first candidate"
+    )
+    overflow: Literal["auto", "avoid", "ignore"] = Field(
+        "auto",
+        description="avoid: keep weights small enough for x86 processors without VNNI, whose 8-bit kernels saturate; "
+        "auto: where this machine's do",
     )
     min_sqnr: float = Field(
         20.0, description="SQNR on held-out calibration samples that a candidate should reach, dB; a soft target"
@@ -122,10 +128,15 @@ class Quantize(Pass[QuantizeOptions]):
         if trial is None:
             return PassResult(False, skipped=skipped, summary=_trials(bench), notes=(_not_worth(bench),))
         notes = prepare(ctx.model)
-        plan = Plan(trial.plan.integer, calibrated.ranges.intervals)
+        plan = replace(trial.plan, ranges=calibrated.ranges.intervals)
         emit(ctx.model, plan)
         resolved = self.options.model_copy(
-            update={"placement": "explicit", "integer_nodes": _ordered(work.units, plan), "measure": False}
+            update={
+                "placement": "explicit",
+                "integer_nodes": _ordered(work.units, plan),
+                "measure": False,
+                "overflow": "avoid" if plan.limit_pairs else "ignore",
+            }
         )
         return PassResult(
             True,
@@ -151,18 +162,19 @@ class Quantize(Pass[QuantizeOptions]):
             )
 
     def _choose(self, work: _Work, calibrated: _Calibrated, ctx: PassContext) -> tuple[Trial | None, Bench | None]:
-        ranges = calibrated.trial_ranges.intervals
+        limit = self.options.overflow == "avoid" or (self.options.overflow == "auto" and kernels_saturate())
+        template = Plan(frozenset(), calibrated.trial_ranges.intervals, limit)
         if self.options.placement == "explicit":
             unknown = sorted(set(self.options.integer_nodes) - set(work.units.named()))
             if unknown:
                 raise Refusal("this node cannot be made integer", unknown[0])
-            plan = Plan(frozenset(self.options.integer_nodes) & calibrated.possible, ranges)
+            plan = replace(template, integer=frozenset(self.options.integer_nodes) & calibrated.possible)
             return (Trial("explicit", plan, float("nan"), float("nan")) if plan.integer else None), None
         if not self.options.measure or ctx.time_budget <= 0:
-            plan = Plan(default_placement(work.units, calibrated.possible), ranges)
+            plan = replace(template, integer=default_placement(work.units, calibrated.possible))
             return (Trial("all", plan, float("nan"), float("nan")) if plan.integer else None), None
-        bench = Bench(work.model, ctx.model, calibrated.held_out, ctx.target, ctx.time_budget, ctx.progress)
-        bench.try_all(candidates(work.model, work.units, calibrated.possible, ranges))
+        bench = Bench(work.model, ctx.model, template, calibrated.held_out, ctx.target, ctx.time_budget, ctx.progress)
+        bench.try_all(candidates(work.model, work.units, calibrated.possible))
         return decide(bench.trials, self.options.min_sqnr), bench
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 
 from graphopt.model.model import Model
 from graphopt.passes.quantize.placement import settle, stems
-from graphopt.passes.quantize.plan import Interval, Plan
 from graphopt.passes.quantize.units import HEAVY, Unit, Units
 
 SPLITS = 3
@@ -18,27 +17,24 @@ def default_placement(units: Units, possible: Collection[str]) -> frozenset[str]
     return settle(units, possible)
 
 
-def candidates(
-    model: Model, units: Units, possible: Collection[str], ranges: Mapping[str, Interval]
-) -> Iterator[tuple[str, Plan]]:
-    """Placements worth measuring, each with a label.
+def candidates(model: Model, units: Units, possible: Collection[str]) -> Iterator[tuple[str, frozenset[str]]]:
+    """Sets of units worth measuring, each with a label.
 
     Args:
         model: the float model.
         units: its units.
         possible: names of the units that may become integer.
-        ranges: their tensors' intervals.
     """
     whole = default_placement(units, possible)
-    yield "all", Plan(whole, ranges)
+    yield "all", whole
     first = stems(units, lambda unit: _input_channels(model, unit))
-    yield "all but the first convolution", Plan(settle(units, whole - first), ranges)
+    yield "all but the first convolution", settle(units, whole - first)
     sizes = {unit.name: _resolution(model, unit) for unit in units.all}
     for limit in sorted({s for s in sizes.values() if s > 1}, reverse=True)[:SPLITS]:
         low = {name for name in whole if sizes[name] < limit}
-        yield f"all below {limit} positions a channel", Plan(settle(units, low), ranges)
+        yield f"all below {limit} positions a channel", settle(units, low)
     heavy = {unit.name for unit in units.all if unit.kind in HEAVY}
-    yield "convolutions and linear layers", Plan(settle(units, whole & heavy), ranges)
+    yield "convolutions and linear layers", settle(units, whole & heavy)
 
 
 def _input_channels(model: Model, unit: Unit) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 from graphopt.data.samples import Samples
 from graphopt.errors import RuntimeFailure
@@ -45,6 +45,7 @@ class Bench:
     Attributes:
         model: the float model that placements are written into; never changed.
         reference: what accuracy and speed are compared with.
+        template: ranges and the like; placements differ from it in ``integer`` alone.
         held_out: calibration samples that no range was taken from.
         target: where to run.
         seconds: time for all trials together.
@@ -53,6 +54,7 @@ class Bench:
 
     model: Model
     reference: Model
+    template: Plan
     held_out: Samples
     target: Target
     seconds: float
@@ -68,10 +70,11 @@ class Bench:
         """Seconds that are left."""
         return self._deadline - time.perf_counter()
 
-    def try_out(self, label: str, plan: Plan) -> Trial | None:
+    def try_out(self, label: str, integer: frozenset[str]) -> Trial | None:
         """Measure a placement; ``None`` if it was tried before, is empty, or does not run."""
-        if not plan.integer or any(t.plan.integer == plan.integer for t in self.trials):
+        if not integer or any(t.plan.integer == integer for t in self.trials):
             return None
+        plan = replace(self.template, integer=integer)
         candidate = self.model.clone()
         emit(candidate, plan)
         try:
@@ -83,10 +86,10 @@ class Bench:
         self.trials.append(trial)
         return trial
 
-    def try_all(self, candidates: Iterator[tuple[str, Plan]]) -> None:
+    def try_all(self, candidates: Iterable[tuple[str, frozenset[str]]]) -> None:
         """Measure candidates in order until the time is up; at least one is measured."""
-        for label, plan in self.progress.track(candidates, label="trying placements"):
-            self.try_out(label, plan)
+        for label, integer in self.progress.track(candidates, label="trying placements"):
+            self.try_out(label, integer)
             if self.left <= 0:
                 return
 
@@ -123,6 +126,3 @@ def decide(trials: Sequence[Trial], target_db: float) -> Trial | None:
     if good:
         return max(good, key=lambda trial: trial.ratio)
     return max(worth, key=lambda trial: trial.sqnr_db, default=None)
-
-
-Candidates = Callable[[], Iterator[tuple[str, Plan]]]

@@ -47,6 +47,7 @@ class Writer:
         self.editor = model.editor
         self.ranges: Mapping[str, Interval] = plan.ranges
         self._integer = plan.integer
+        self._limit_pairs = plan.limit_pairs
         self._readers = units.readers()
         self._bounds = {tensor: u.bounds for u in units.all for tensor in u.writes if u.bounds is not None}
         self._codes: dict[str, gs.Tensor] = {}
@@ -120,7 +121,11 @@ class Writer:
             axis: its axis of output channels.
             bias: [channels].
         """
-        result = quantize_weight(weight, axis, self.grid(unit.reads[0]).scale, bias)
+        # The kernel of a depthwise convolution with one filter a channel does not add pairs.
+        groups = unit.head.attrs.get("group", 1) if unit.kind is Kind.CONV else 0
+        paired = not (groups == weight.shape[0] and weight.shape[1] == 1)
+        scale = self.grid(unit.reads[0]).scale
+        result = quantize_weight(weight, axis, scale, bias, limit_pairs=self._limit_pairs and paired)
         hint = unit.head.inputs[slot].name
         scales = self.editor.add_constant(f"{hint}_scale", result.scales)
         zeros = self.editor.add_constant(f"{hint}_zero", np.zeros(result.scales.shape, np.int8))

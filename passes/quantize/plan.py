@@ -83,7 +83,9 @@ class Plan:
     Attributes:
         integer: names of the units that become integer.
         ranges: tensor name → the interval that its grid covers.
+        limit_pairs: keep weights small enough for kernels that saturate (see ``isa``).
     """
 
     integer: frozenset[str]
     ranges: Mapping[str, Interval] = field(default_factory=dict)
+    limit_pairs: bool = False

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.passes.quantize.isa import PAIR_LIMIT, largest_pair
+
 WEIGHT_LEVELS = 127
 """Codes of a symmetric int8 weight are -127 … 127."""
 BIAS_LIMIT = 2.0**30
@@ -33,22 +35,31 @@ class IntegerWeight:
 
 
 def quantize_weight(
-    weight: npt.NDArray[np.float32], axis: int, input_scale: float, bias: npt.NDArray[np.float32] | None
+    weight: npt.NDArray[np.float32],
+    axis: int,
+    input_scale: float,
+    bias: npt.NDArray[np.float32] | None,
+    *,
+    limit_pairs: bool = False,
 ) -> IntegerWeight:
     """Round a weight to symmetric int8 per channel, and its bias to int32.
 
     A channel's scale is what its largest weight needs (absmax / 127) or what its bias needs to stay within
-    ``BIAS_LIMIT`` codes, whichever is larger: a channel of zeros with a bias gets its scale from the bias.
+    ``BIAS_LIMIT`` codes, whichever is larger: a channel of zeros with a bias gets its scale from the bias. With
+    ``limit_pairs`` it is also wide enough that no kernel can saturate: only the channels that need it lose precision.
 
     Args:
         weight: any rank.
         axis: the axis of output channels.
         input_scale: scale of the activation that the weight is multiplied with; > 0, representable as float32.
         bias: [channels].
+        limit_pairs: let no two neighbouring codes of one sign add up to more than ``PAIR_LIMIT``.
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others) if weight.size else np.zeros(weight.shape[axis], np.float32)
     need = largest.astype(np.float64) / WEIGHT_LEVELS
+    if limit_pairs and weight.size:
+        need = np.maximum(need, largest_pair(weight, axis) / PAIR_LIMIT)
     if bias is not None:
         need = np.maximum(need, np.abs(bias, dtype=np.float64) / (BIAS_LIMIT * input_scale))
     scales = np.where(need > 0, np.maximum(need, SMALLEST_PRODUCT / input_scale), 1.0).astype(np.float32)
