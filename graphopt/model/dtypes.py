@@ -37,7 +37,7 @@ _LATER_BITS = {
     "UINT2": 2,
     "INT2": 2,
 }
-_BITS.update({TensorProto.DataType.Value(k): v for k, v in _LATER_BITS.items() if k in TensorProto.DataType.keys()})
+_BITS.update({value: _LATER_BITS[name] for name, value in TensorProto.DataType.items() if name in _LATER_BITS})
 
 
 def bits_of(elem_type: int) -> int | None:

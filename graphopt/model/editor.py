@@ -151,6 +151,16 @@ class GraphEditor:
             self._bodies = None
         return node
 
+    def new_output(self, node: gs.Node, index: int) -> gs.Tensor:
+        """Gives the node a new tensor as output ``index``; the old one is left without a producer.
+
+        Readers keep reading the old tensor: let another node compute it (``add_node(..., outputs=[old])``).
+        """
+        old = node.outputs[index]
+        fresh = self._new_variable(f"{old.name}_inner", getattr(node, "home", None) or self._graph)
+        node.outputs[index] = fresh
+        return fresh
+
     def set_input(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
         """Makes ``tensor`` the node's input ``index``; missing inputs before it become empty."""
         while len(node.inputs) <= index:
@@ -329,9 +339,7 @@ class GraphEditor:
     def _release(self, tensor: gs.Tensor) -> None:
         """Takes a tensor from the node that computes it."""
         for node in list(tensor.inputs):
-            index = next(i for i, t in enumerate(node.outputs) if t is tensor)
-            home = getattr(node, "home", None) or self._graph
-            node.outputs[index] = self._new_variable(f"{tensor.name}_unused", home)
+            self.new_output(node, next(i for i, t in enumerate(node.outputs) if t is tensor))
 
     def _can_rename(self, old: gs.Tensor, new: gs.Tensor) -> bool:
         if isinstance(new, gs.Constant) or not new.inputs:

@@ -140,9 +140,8 @@ def agrees(tensor: gs.Tensor, source: onnx.ValueInfoProto) -> bool:
     dtype, shape, _ = view_of(source.type)
     own = None if tensor.shape is None else list(tensor.shape)
     if isinstance(tensor, gs.Constant):
-        fits = (
-            shape is None
-            or len(shape) == len(own or [])
+        fits = shape is None or (
+            len(shape) == len(own or [])
             and all(a == b or not isinstance(a, int) for a, b in zip(shape, own or [], strict=True))
         )
         return bool(dtype == tensor.dtype) and fits
@@ -244,7 +243,7 @@ def _attribute_type(node: gs.Node, name: str) -> int | None:
     except onnx.defs.SchemaError:
         return None
     attribute = schema.attributes.get(name)
-    return None if attribute is None else int(attribute.type.value)
+    return None if attribute is None else int(attribute.type.value)  # type: ignore[attr-defined]
 
 
 _NUMBERS: dict[int, Callable[[Any], Any]] = {

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import onnx
 import onnx_graphsurgeon as gs
-from google.protobuf.message import Message
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto
 
 from graphopt.errors import ModelError
@@ -187,7 +187,7 @@ MessageT = TypeVar("MessageT", bound=Message)
 
 def copy_fields(message: MessageT, without: Sequence[str]) -> MessageT:
     """A copy of a protobuf message that leaves some fields out (without copying them first)."""
-    copy = type(message)()
+    copy: MessageT = type(message)()
     for descriptor, value in message.ListFields():
         if descriptor.name in without:
             continue

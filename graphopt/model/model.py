@@ -16,7 +16,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import ModelError
-from graphopt.model import algorithms, dtypes, envelope, save, shapes, wellformed
+from graphopt.model import algorithms, dtypes, envelope, opset, save, shapes, wellformed
 from graphopt.model.check import check_skeleton
 from graphopt.model.clone import clone_graph
 from graphopt.model.editor import GraphEditor
@@ -275,9 +275,19 @@ class Model:
         Raises:
             ModelError: GO-305 naming a node that has no adapter.
         """
-        from graphopt.model.opset import raise_opset
-
-        return raise_opset(self, version)
+        if version <= self.opset:
+            return ()
+        opset.check_functions(self._header, version)
+        notes = opset.raise_opset(self, version)
+        for entry in self._header.opset_import:
+            if entry.domain == "":
+                entry.version = version
+        needed = onnx.helper.find_min_ir_version_for(list(self._header.opset_import), ignore_unknown=True)
+        if needed > self.ir_version:
+            notes += (f"IR version {self.ir_version} raised to {needed}",)
+            self._header.ir_version = needed
+        self._graph.opset = version
+        return notes + self.finish()
 
     # Writing
 
@@ -368,7 +378,7 @@ class Model:
     def _digest(self, array: Array) -> str:
         found = self._digests.get(id(array))
         if found is None or found[0] is not array:
-            digest = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8)).hexdigest()
+            digest = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
             found = self._digests[id(array)] = (array, digest)
         return found[1]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import onnx
 
 from graphopt.errors import OutputError
-from graphopt.model.weights import Array, raw_bytes, stub, stored_size
+from graphopt.model.weights import Array, raw_bytes, stored_size, stub
 
 EXTERNAL_LIMIT = int(1.9 * 2**30)
 """Bytes of weights above which they go to a data file: protobuf ends at 2 GiB."""
@@ -99,7 +99,7 @@ def _aligned(offset: int) -> int:
 def _data_chunks(arrays: list[Array]) -> Iterator[bytes | memoryview]:
     for index, array in enumerate(arrays):
         size = stored_size(array)
-        view = memoryview(raw_bytes(array)) if size != array.nbytes else memoryview(array.reshape(-1).view("u1"))
+        view = memoryview(raw_bytes(array)) if size != array.nbytes else memoryview(array.reshape(-1).view("u1").data)
         for start in range(0, size, _CHUNK):
             yield view[start : start + _CHUNK]
         if index < len(arrays) - 1:

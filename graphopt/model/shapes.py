@@ -34,10 +34,9 @@ def infer(skeleton: onnx.ModelProto) -> Inference:
     except Exception as error:  # the binding raises several unrelated types
         failures = _entries(str(error))
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
+        return Inference(onnx.shape_inference.infer_shapes(skeleton, data_prop=True), failures)
     except Exception:
-        inferred = None
-    return Inference(inferred, failures)
+        return Inference(None, failures)
 
 
 def _entries(message: str) -> frozenset[str]:

@@ -117,9 +117,7 @@ class ExternalFiles:
         if self._base is None:
             raise _external(tensor, location, "a model in memory has no folder to look in")
         try:
-            opened = onnx.checker.C._open_external_data(  # type: ignore[attr-defined]
-                str(self._base), location, tensor.name, True
-            )
+            opened = onnx.checker.C._open_external_data(str(self._base), location, tensor.name, True)
         except Exception as error:
             raise _external(tensor, location, _first_line(error)) from None
         return int(opened)

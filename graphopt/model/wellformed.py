@@ -126,18 +126,12 @@ def ordered_nodes(
         ModelError: GO-304 with the names.
     """
     known = _declared(graph, initializers)
-    producer: dict[str, int] = {}
-    for i, node in enumerate(graph.node):
-        for name in node.output:
-            if name and (name in producer or name in known):
-                raise ModelError("GO-304", f"tensor {name!r} is defined twice", where=_label(node, i))
-            if name:
-                producer[name] = i
+    producer = _producers(graph, known)
     needs = [needed_names(node) for node in graph.node]
     unsorted = False
     for i, node in enumerate(graph.node):
         for name in needs[i]:
-            if name in known or name in outer and name not in producer:
+            if name in known or (name in outer and name not in producer):
                 continue
             if name not in producer:
                 raise ModelError("GO-304", f"tensor {name!r} is used but never defined", where=_label(node, i))
@@ -151,6 +145,16 @@ def ordered_nodes(
     except CycleError as cycle:
         raise cycle_error([_label(graph.node[i], i) for i in cycle.path]) from None
     return [graph.node[i] for i in order], True
+
+
+def _producers(graph: onnx.GraphProto, known: Container[str]) -> dict[str, int]:
+    producer: dict[str, int] = {}
+    for i, node in enumerate(graph.node):
+        for name in filter(None, node.output):
+            if name in producer or name in known:
+                raise ModelError("GO-304", f"tensor {name!r} is defined twice", where=_label(node, i))
+            producer[name] = i
+    return producer
 
 
 def _declared(graph: onnx.GraphProto, source: onnx.GraphProto) -> set[str]:
