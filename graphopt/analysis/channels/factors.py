@@ -30,7 +30,7 @@ Expr = tuple[Factor, ...]
 """A product of factors; the empty product is an axis of size 1."""
 
 
-class Mismatch(Exception):  # noqa: N818 - caught inside the solver, never seen outside
+class Mismatch(Exception):
     """Two expressions that cannot be made equal by splitting atoms."""
 
 

@@ -58,6 +58,7 @@ class Group:
         consumers: every sum over them, in graph order.
         folds: constants that removed channels leave behind.
         axes: the whole axes that the channels are part of; more than one group may share an axis.
+        residual: two activations that hold the channels are added.
     """
 
     number: int
@@ -67,6 +68,7 @@ class Group:
     consumers: tuple[Contraction, ...]
     folds: tuple[Fold, ...]
     axes: tuple[Expr, ...]
+    residual: bool
 
     def nodes(self) -> list[gs.Node]:
         """The nodes whose weights shrink, in graph order, each once."""
@@ -102,6 +104,10 @@ class Channels:
     def labels(self, member: Member, number: int) -> Indices:
         """For each entry of the member's axis, the group's channel there or -1: int64 [size]."""
         return self.facts.atoms.labels(member.use.axes[member.axis], number)
+
+    def repeats(self, expr: Expr, number: int) -> int:
+        """How many entries of an axis each channel of the group takes."""
+        return int((self.facts.atoms.labels(expr, number) == 0).sum())
 
     def remaining(self, expr: Expr, kept: Kept) -> Indices:
         """Which entries of an axis remain: int64, ascending within each group."""
@@ -179,7 +185,23 @@ def _group(
     weighted = {id(node) for node, _ in facts.candidates}
     producer = min((m for m in members if not m.column), key=lambda m: id(m.use.node) not in weighted).use.node
     name = producer.name or producer.outputs[0].name
-    return Group(atom, name, facts.atoms.atom_size(atom), tuple(members), tuple(consumers), tuple(folds), axes)
+    return Group(
+        number=atom,
+        name=name,
+        size=facts.atoms.atom_size(atom),
+        members=tuple(members),
+        consumers=tuple(consumers),
+        folds=tuple(folds),
+        axes=axes,
+        residual=_is_residual(facts, holds),
+    )
+
+
+def _is_residual(facts: Facts, holds: set[str]) -> bool:
+    return any(
+        node.op in ("Add", "Sum") and sum(t.name in holds for t in node.inputs) > 1
+        for node in facts.model.editor.nodes()
+    )
 
 
 def _fold(facts: Facts, dead: Mapping[str, float], consumers: list[Contraction]) -> list[Fold] | str:
@@ -195,10 +217,15 @@ def _fold(facts: Facts, dead: Mapping[str, float], consumers: list[Contraction])
         elif math.isnan(arriving):
             return f"a removed channel would not be constant at {where}"
         elif arriving != 0.0:
-            if not contraction.uniform or contraction.bias is None:
+            if not contraction.uniform or not _takes_bias(facts, contraction):
                 return f"a removed channel is {arriving:.3g} at {where}, where that is not exactly a bias"
             folds.append(Fold(contraction, arriving))
     return folds
+
+
+def _takes_bias(facts: Facts, contraction: Contraction) -> bool:
+    node, index = contraction.node, contraction.bias
+    return index is not None and (not Op(facts, node).has(index) or (id(node), index) in facts.uses)
 
 
 def _dead_values(facts: Facts, atom: int, holds: set[str]) -> dict[str, float]:

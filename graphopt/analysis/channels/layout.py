@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from graphopt.analysis.channels.factors import Expr, Mismatch
 from graphopt.analysis.channels.linear import UNKNOWN, broadcast
-from graphopt.analysis.channels.op import Dim, Op, Unknown, total
-from graphopt.analysis.channels.values import Value
+from graphopt.analysis.channels.op import Op, Unknown, total
+from graphopt.analysis.channels.values import Dim, Element, Value, elements
 
 
 def flatten(op: Op) -> None:
@@ -218,8 +218,8 @@ def expand(op: Op) -> None:
     if shape is None:
         raise Unknown(f"{op.where} takes a shape known only at run time")
     target: list[Expr] = []
-    for element in shape.reshape(-1):
-        expr = element.expr if isinstance(element, Dim) else op.atoms.new(None if element is None else int(element))
+    for element in elements(shape):
+        expr = element.expr if isinstance(element, Dim) else op.atoms.new(element)
         op.freeze(expr, f"{op.where} broadcasts to it")
         target.append(expr)
     op.emit(broadcast(op, [x, target]))
@@ -262,14 +262,14 @@ def _stays(op: Op, after: int | str | None, expr: Expr, axis: int) -> bool:
 
 def _edit_sizes(op: Op, sizes: Value, out: list[Expr]) -> None:
     template: list[int | Expr] = []
-    for axis, element in enumerate(sizes.reshape(-1)):
+    for axis, element in enumerate(elements(sizes)):
         if isinstance(element, Dim) and op.atoms.resolve(element.expr) == op.atoms.resolve(out[axis]):
             continue
         template.append(out[axis])
     if len(template) == sizes.size and all(op.size(e) is not None for e in out):
         op.edit(3, template)
     else:
-        for axis, element in enumerate(sizes.reshape(-1)):
+        for axis, element in enumerate(elements(sizes)):
             if not isinstance(element, Dim):
                 op.freeze(out[axis], f"its size is written into the computed sizes of {op.where}")
 
@@ -309,18 +309,18 @@ def reshape(op: Op) -> None:
     _edit_shape(op, x, out, target)
 
 
-def _elements(op: Op, value: Value | None) -> list[object]:
-    elements: list[object] = [] if value is None else list(value.reshape(-1))
-    if value is None or any(e is None for e in elements):
+def _elements(op: Op, value: Value | None) -> list[Element]:
+    found: list[Element] = [] if value is None else elements(value)
+    if value is None or None in found:
         shape = op.out_shape()
         if shape is None or sum(not isinstance(s, int) for s in shape) > 1:
             raise Unknown(f"{op.where} takes a shape known only at run time")
         # What inference knows stands for the shape; it cannot be edited, and _edit_shape freezes what it holds.
         return [e if isinstance(e, int) and e > 0 else None for e in shape]
-    return elements
+    return found
 
 
-def _match(op: Op, x: list[Expr], target: list[object]) -> list[Expr]:
+def _match(op: Op, x: list[Expr], target: list[Element]) -> list[Expr]:
     """The output axes: the input's factors are dealt out from the left, then from the right, the rest is the -1."""
     wanted = [_wanted(op, x, position, element) for position, element in enumerate(target)]
     rest = op.atoms.resolve(_product(x))
@@ -337,15 +337,14 @@ def _match(op: Op, x: list[Expr], target: list[object]) -> list[Expr]:
     return [expr if expr is not None else () for expr in out]
 
 
-def _wanted(op: Op, x: list[Expr], position: int, element: object) -> Expr | int | None:
+def _wanted(op: Op, x: list[Expr], position: int, element: Element) -> Expr | int | None:
     if isinstance(element, Dim):
         return op.atoms.resolve(element.expr)
-    if element is None or int(element) == -1:  # type: ignore[call-overload]
+    if element is None or element == -1:
         return None
-    number = int(element)  # type: ignore[call-overload]
-    if number == 0 and not op.attr("allowzero", 0):
+    if element == 0 and not op.attr("allowzero", 0):
         return op.atoms.resolve(x[position])
-    return number
+    return element
 
 
 def _take(op: Op, rest: Expr, want: Expr | int | None, *, front: bool) -> tuple[Expr, Expr]:
@@ -379,7 +378,7 @@ def _take(op: Op, rest: Expr, want: Expr | int | None, *, front: bool) -> tuple[
     return taken, rest
 
 
-def _edit_shape(op: Op, x: list[Expr], out: list[Expr], target: list[object]) -> None:
+def _edit_shape(op: Op, x: list[Expr], out: list[Expr], target: list[Element]) -> None:
     """Say how the numbers of the target shape follow, or freeze what cannot be followed."""
     template: list[int | Expr] = []
     inferred = 0
@@ -388,10 +387,10 @@ def _edit_shape(op: Op, x: list[Expr], out: list[Expr], target: list[object]) ->
             copied = position < len(x) and op.atoms.resolve(x[position]) == op.atoms.resolve(out[position])
             template.append(0 if copied and not op.attr("allowzero", 0) else -1)
             inferred += template[-1] == -1
-        elif int(element) > 0:  # type: ignore[call-overload]
+        elif element > 0:
             template.append(out[position])
         else:
-            template.append(int(element))  # type: ignore[call-overload]
+            template.append(element)
             inferred += template[-1] == -1
     if inferred <= 1:
         op.edit("shape" if op.attr("shape") is not None else 1, template)

@@ -11,13 +11,13 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphopt.analysis.channels.factors import Atoms, Expr, Mismatch, Sum
-from graphopt.analysis.channels.values import Dim, Value, as_int, lower
+from graphopt.analysis.channels.values import Value, as_int, elements, lift, lower
 from graphopt.model.model import Model
 
 Array = npt.NDArray[Any]
 
 
-class Unknown(Exception):  # noqa: N818 - caught by the solver, which freezes the operator's tensors
+class Unknown(Exception):
     """The rule cannot say anything about this operator; the message is the reason."""
 
 
@@ -164,9 +164,7 @@ class Op:
             return None
         use = self.use(index)
         if use is not None and np.issubdtype(use.value.dtype, np.integer):
-            out = np.empty(use.value.shape, object)
-            out[...] = use.value
-            return out
+            return lift(use.value)
         return self.facts.values.get(self.node.inputs[index].name)
 
     def ints(self, index: int, attr: str = "") -> list[int] | None:
@@ -182,7 +180,7 @@ class Op:
 
     def element(self, value: Value, position: int) -> int | None:
         """One element of a value as a number."""
-        return as_int(value.reshape(-1)[position], self.atoms)
+        return as_int(elements(value)[position], self.atoms)
 
     def out_shape(self, index: int = 0) -> tuple[int | str | None, ...] | None:
         """The inferred shape of an output."""
@@ -257,6 +255,3 @@ class Op:
 def total(parts: Sequence[Expr]) -> Expr:
     """The axes laid end to end."""
     return (Sum(tuple(parts)),) if parts else ()
-
-
-__all__ = ["Contraction", "Dim", "Facts", "Op", "SizeEdit", "Unknown", "Use", "total"]

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from graphopt.analysis.channels.groups import Channels, collect
 from graphopt.analysis.channels.op import Facts, Op, Unknown, Use
 from graphopt.analysis.channels.table import READS_SIZES, RULES
-from graphopt.analysis.channels.values import LIMIT, MOVES, Array, Dim, Value, evaluate, lift, lower, move
+from graphopt.analysis.channels.values import LIMIT, MOVES, Array, Dim, Value, elements, evaluate, lift, lower, move
 from graphopt.model.model import Model
 
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "ReduceProd", "Transpose", "ConstantOfShape", "Range"}
@@ -22,27 +22,28 @@ _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "ReduceProd", "T
 def channel_groups(model: Model) -> Channels:
     """The dependency groups of a model, and why everything else stays whole. An analysis: use ``Analyses.get``."""
     facts = Facts(model)
-    frozen_inputs = {spec.name for spec in model.interface.overridable}
     for spec in model.interface.inputs:
-        _feed(facts, spec.name, spec.shape)
+        _feed(facts, spec.name, spec.shape, f"it is an axis of the graph input {spec.name}")
+    for spec in model.interface.overridable:
+        _feed(facts, spec.name, spec.shape, f"{spec.name} can be overridden by a graph input")
     for node in model.editor.nodes():
         if node.op != "Constant":
-            _bind_constants(facts, node, frozen_inputs)
+            _bind_constants(facts, node)
             _link(facts, node)
     _freeze_ends(facts)
     return collect(facts)
 
 
-def _feed(facts: Facts, name: str, shape: tuple[int | str | None, ...] | None) -> None:
+def _feed(facts: Facts, name: str, shape: tuple[int | str | None, ...] | None, reason: str) -> None:
     if shape is None:
         return
     axes = [facts.atoms.new(size if isinstance(size, int) and size > 0 else None) for size in shape]
     for expr in axes:
-        facts.atoms.freeze(expr, f"it is an axis of the graph input {name}")
+        facts.atoms.freeze(expr, reason)
     facts.tensors[name] = axes
 
 
-def _bind_constants(facts: Facts, node: gs.Node, overridable: set[str]) -> None:
+def _bind_constants(facts: Facts, node: gs.Node) -> None:
     """Give every use of a constant axes of its own: a weight that two nodes share is sliced for each by itself."""
     for index, tensor in enumerate(node.inputs):
         if tensor.is_empty():
@@ -50,11 +51,7 @@ def _bind_constants(facts: Facts, node: gs.Node, overridable: set[str]) -> None:
         value = facts.model.editor.constant(tensor)
         if value is None:
             continue
-        axes = [facts.atoms.new(size) for size in value.shape]
-        if tensor.name in overridable:
-            for expr in axes:
-                facts.atoms.freeze(expr, f"{tensor.name} can be overridden by a graph input")
-        facts.uses[id(node), index] = Use(node, index, value, axes)
+        facts.uses[id(node), index] = Use(node, index, value, [facts.atoms.new(size) for size in value.shape])
 
 
 def _link(facts: Facts, node: gs.Node) -> None:
@@ -173,7 +170,7 @@ def _guard_sizes(op: Op) -> None:
 def _freeze_read(op: Op, value: Value | None) -> None:
     if value is None:
         return
-    for element in value.reshape(-1):
+    for element in elements(value):
         if isinstance(element, Dim):
             op.freeze(element.expr, f"{op.where} computes with its size")
 

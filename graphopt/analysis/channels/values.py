@@ -35,6 +35,15 @@ class Dim:
     expr: Expr
 
 
+Element = Dim | int | None
+
+
+def elements(value: Value) -> list[Element]:
+    """The elements of a value, in row-major order."""
+    found: list[Element] = value.reshape(-1).tolist()
+    return found
+
+
 def evaluate(op: str, inputs: Sequence[Array | None], attrs: Mapping[str, Any], opset: int) -> Array | None:
     """One operator on constants, by onnx's reference implementation; ``None`` where it has none for these.
 
@@ -47,7 +56,7 @@ def evaluate(op: str, inputs: Sequence[Array | None], attrs: Mapping[str, Any], 
     names = [f"i{k}" if value is not None else "" for k, value in enumerate(inputs)]
     feeds = {f"i{k}": value for k, value in enumerate(inputs) if value is not None}
     try:
-        plain = {name: _attribute(value) for name, value in attrs.items()}
+        plain: dict[str, Any] = {name: _attribute(value) for name, value in attrs.items()}
         node = helper.make_node(op, names, ["y"], **plain)
         infos = [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
@@ -67,11 +76,11 @@ def _attribute(value: Any) -> Any:
     return numpy_helper.from_array(array) if isinstance(array, np.ndarray) else value
 
 
-def as_int(element: object, atoms: Atoms) -> int | None:
+def as_int(element: Element, atoms: Atoms) -> int | None:
     """The element as a number: an int, or the size of an axis that is never sliced."""
     if isinstance(element, Dim):
         return atoms.size(element.expr) if atoms.is_frozen(element.expr) else None
-    return int(element) if isinstance(element, int | np.integer) else None
+    return element
 
 
 def lift(array: Array) -> Value:
@@ -83,7 +92,7 @@ def lift(array: Array) -> Value:
 
 def lower(value: Value, atoms: Atoms) -> Array | None:
     """The value as int64, or ``None`` where an element is not known."""
-    numbers = [as_int(element, atoms) for element in value.reshape(-1)]
+    numbers = [as_int(element, atoms) for element in elements(value)]
     if any(n is None for n in numbers):
         return None
     return np.array(numbers, np.int64).reshape(value.shape)
@@ -95,13 +104,13 @@ def move(op: str, inputs: Sequence[Value | None], attrs: Mapping[str, Any], atom
     The operator is run on the positions of the elements, then the elements are laid out accordingly.
     """
     data = inputs if op == "Concat" else inputs[:1]
-    flat: list[object] = []
+    flat: list[Element] = []
     arrays: list[Array | None] = []
     for value in data:
         if value is None:
             return None
         arrays.append(np.arange(len(flat), len(flat) + value.size, dtype=np.int64).reshape(value.shape))
-        flat.extend(value.reshape(-1))
+        flat.extend(elements(value))
     for value in inputs[len(data) :]:
         arrays.append(None if value is None else lower(value, atoms))
     if op in ("Cast", "Identity"):

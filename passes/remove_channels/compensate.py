@@ -1,0 +1,231 @@
+"""Refit the layers behind removed channels in closed form, from the input of the model to its output.
+
+Each layer is fitted by ridge regression: what it sees in the pruned model so far, to what it gave in the original, so
+that a later layer also absorbs what earlier ones could not (sequential, asymmetric reconstruction: He et al. 2017;
+Zhang et al. 2016). The ridge pulls towards the *original* weights: where samples are few, a pull towards zero destroys
+the model, a pull towards what was trained only leaves it uncompensated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import linalg
+
+from graphopt.analysis.channels import Channels, Kept
+from graphopt.analysis.moments import Moments
+from graphopt.model.model import Model
+from graphopt.passes.remove_channels.sites import Site
+from graphopt.passes.remove_channels.streams import Walk, run_needed
+
+Matrix = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Ridges tried, as shares of the mean diagonal of the input's covariance; held-out rows choose."""
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What refitting one layer did.
+
+    Attributes:
+        where: the layer.
+        before: error of the masked layer on held-out rows, as a share of the target's variance.
+        after: the same after refitting; equal to ``before`` where the refit was dropped.
+        ridge: the chosen ridge; ``inf``: only the bias was changed.
+        kept: whether the refit was kept.
+    """
+
+    where: str
+    before: float
+    after: float
+    ridge: float
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """New weights of one layer."""
+
+    weight: Matrix
+    bias: Matrix
+    ridge: float
+
+
+def compensate(
+    original: Model,
+    masked: Model,
+    channels: Channels,
+    kept: Kept,
+    sites: Sequence[Site],
+    walk: Walk,
+    ridges: Sequence[float],
+) -> list[Refit]:
+    """Refit ``sites``, in graph order, inside the masked model.
+
+    Args:
+        original: the model before masking.
+        masked: the model to change; ``channels`` and ``sites`` hold its nodes.
+        channels: its channel structure.
+        kept: channels that stay.
+        sites: the layers to refit.
+        walk: the samples.
+        ridges: ridges to choose from; empty: only biases are corrected.
+    """
+    done = []
+    for position, site in enumerate(sites):
+        pending = {id(later.node) for later in sites[position + 1 :]}
+        label = f"refit {position + 1}/{len(sites)}"
+        done.append(_refit(original, masked, channels, kept, site, walk, ridges, pending, label))
+    return done
+
+
+def _refit(
+    original: Model,
+    masked: Model,
+    channels: Channels,
+    kept: Kept,
+    site: Site,
+    walk: Walk,
+    ridges: Sequence[float],
+    pending: set[int],
+    label: str,
+) -> Refit:
+    join = _join(masked, site, pending)
+    fitting, judging = gather(original, masked, site, walk, join, label)
+    weight = site.matrix(masked)
+    axis = site.input_axis()
+    alive_in = np.isin(
+        site.columns(np.arange(site.use.value.shape[axis])), channels.remaining(site.use.axes[axis], kept)
+    )
+    out_axis = next(a for a in range(site.use.value.ndim) if a != axis and a < 2)
+    alive_out = channels.remaining(site.use.axes[out_axis], kept)
+    columns = np.flatnonzero(alive_in)
+    fitting, judging = fitting.select(columns, alive_out), judging.select(columns, alive_out)
+    plain = weight[np.ix_(columns, alive_out)]
+    offset = site.offset(masked)[alive_out]
+    fit, before, after = choose(fitting, judging, plain, offset, ridges, intercept=site.bias is not None)
+    variance = judging.variance()
+    if fit is None or variance <= 0:
+        return Refit(site.name, before / max(variance, 1e-30), before / max(variance, 1e-30), 0.0, False)
+    fresh = np.zeros_like(weight)
+    fresh[np.ix_(columns, alive_out)] = fit.weight
+    push = np.zeros(weight.shape[1])
+    push[alive_out] = fit.bias - offset
+    site.write(masked, fresh, push)
+    return Refit(site.name, before / variance, after / variance, fit.ridge, True)
+
+
+def _join(masked: Model, site: Site, pending: set[int]) -> tuple[str, str] | None:
+    """The residual Add behind a layer as (its output, its other input), where that other input is final by now.
+
+    Fitting to the sum minus the pruned model's own shortcut lets the layer also make up for what the shortcut lost.
+    """
+    output = site.node.outputs[0]
+    readers = masked.editor.consumers(output)
+    if len(readers) != 1 or readers[0].op != "Add" or masked.editor.is_output(output):
+        return None
+    add = readers[0]
+    others = [t for t in add.inputs if t is not output]
+    if len(others) != 1 or masked.editor.constant(others[0]) is not None:
+        return None
+    shape = masked.shape_of(output)
+    if shape is None or masked.shape_of(others[0]) != shape or _depends(masked, others[0], pending):
+        return None
+    return str(add.outputs[0].name), str(others[0].name)
+
+
+def _depends(model: Model, tensor: object, nodes: set[int]) -> bool:
+    stack, seen = [tensor], set()
+    while stack:
+        node = model.editor.producer(stack.pop())
+        if node is None or id(node) in seen:
+            continue
+        if id(node) in nodes:
+            return True
+        seen.add(id(node))
+        stack.extend(node.inputs)
+    return False
+
+
+def gather(
+    original: Model, masked: Model, site: Site, walk: Walk, join: tuple[str, str] | None, label: str
+) -> tuple[Moments, Moments]:
+    """Moments of (what the layer sees now, what it should give): over fitting and over held-out samples."""
+    goal = site.target if join is None else join[0]
+    now = walk.open(masked, [site.source, *([] if join is None else [join[1]])])
+    then = walk.open(original, [goal])
+    inputs, outputs = site.matrix(masked).shape
+    sums = (Moments(inputs, outputs), Moments(inputs, outputs))
+    for index, feed in walk.feeds(label):
+        seen = run_needed(now, feed)
+        wanted = run_needed(then, feed)[goal]
+        if join is not None:
+            wanted = wanted - seen[join[1]]
+        x, t = site.rows(seen[site.source], wanted, walk.positions, walk.rng(index))
+        sums[walk.held_out(index)].add(x, t)
+    return sums
+
+
+def choose(
+    fitting: Moments, judging: Moments, plain: Matrix, offset: Matrix, ridges: Sequence[float], *, intercept: bool
+) -> tuple[Fit | None, float, float]:
+    """The best fit by held-out error, refitted on all rows; ``None`` where nothing beats the plain weights.
+
+    Args:
+        fitting: moments to fit on.
+        judging: moments to judge on; where they hold no rows, the fitting rows judge.
+        plain: [inputs, outputs], the weights as they are.
+        offset: [outputs], the bias as it is.
+        ridges: candidates; the bias alone is always one.
+        intercept: whether the layer takes a bias.
+
+    Returns:
+        (fit, held-out error of the plain weights, held-out error of the fit).
+    """
+    judge = judging if judging.rows else fitting
+    if not fitting.rows:
+        return None, 0.0, 0.0
+    before = judge.error(plain, offset)
+    best: float | None = None
+    lowest = before * (1 - 1e-6)
+    for ridge in (np.inf, *ridges):
+        fit = solve(fitting, plain, offset, ridge, intercept=intercept)
+        error = judge.error(fit.weight, fit.bias)
+        if error < lowest:
+            best, lowest = ridge, error
+    if best is None:
+        return None, before, before
+    return solve(fitting + judging, plain, offset, best, intercept=intercept), before, lowest
+
+
+def solve(moments: Moments, plain: Matrix, offset: Matrix, ridge: float, *, intercept: bool) -> Fit:
+    """Ridge regression towards ``plain``, the intercept free.
+
+    Args:
+        moments: of rows (x [inputs], t [outputs]).
+        plain: [inputs, outputs], what the ridge pulls to.
+        offset: [outputs], the bias where there is no intercept to fit.
+        ridge: share of the mean diagonal of the covariance; ``inf``: the weights stay.
+        intercept: fit a bias.
+    """
+    weight = plain
+    if np.isfinite(ridge):
+        if intercept:
+            gram, cross = moments.covariance(), moments.cross_covariance()
+        else:
+            gram, cross = moments.gram, moments.cross - np.outer(moments.sum_x, offset)
+        p = len(gram)
+        scale = ridge * float(np.trace(gram)) / p or 1.0
+        system = gram + scale * np.eye(p)
+        residual = cross - gram @ plain
+        try:
+            weight = plain + linalg.solve(system, residual, assume_a="pos", check_finite=False)
+        except linalg.LinAlgError:
+            return Fit(plain, offset, float("inf"))
+    bias = moments.mean_t() - moments.mean_x() @ weight if intercept else offset
+    return Fit(weight, bias, ridge)
