@@ -17,7 +17,8 @@ from graphopt.data.preprocess import Preprocess
 from graphopt.data.readers import read_samples
 from graphopt.data.samples import Feed, Samples, split
 from graphopt.errors import GraphoptError, SampleError, UsageError
-from graphopt.model.model import Interface, Model
+from graphopt.model.interface import Interface
+from graphopt.model.model import Model
 from graphopt.pipeline.acceptance import Acceptance, Judge, require_runnable
 from graphopt.pipeline.checks import Grounds
 from graphopt.pipeline.manager import Observer, PassManager
@@ -129,7 +130,7 @@ def _recipe_of(recipe: Recipe | str | os.PathLike[str] | None, passes: Sequence[
     if recipe is not None and passes:
         raise UsageError("GO-201", "a recipe and --pass exclude each other", hint="put the pass into the recipe")
     if passes:
-        return Recipe(version=1, passes=tuple(parse_pass(text) for text in passes))
+        return Recipe.of(parse_pass(text) for text in passes)
     if recipe is None or isinstance(recipe, Recipe):
         return recipe
     return load_recipe(Path(recipe))
@@ -144,7 +145,7 @@ class _Run:
         self.recipe_name = recipe_name
         self.settings = settings
         self.named = recipe is not None
-        self.recipe = recipe or Recipe(version=1, passes=tuple(PassEntry(name=n) for n in DEFAULT_PASSES))
+        self.recipe = recipe or Recipe.of(PassEntry(name=name) for name in DEFAULT_PASSES)
         self.steps: tuple[Step, ...] = build_steps(self.recipe.passes, Registry.discover(), named=self.named)
         self.seed = next((s for s in (settings.seed, self.recipe.seed) if s is not None), 0)
         self.target = settings.target or _target_of(self.recipe.target)

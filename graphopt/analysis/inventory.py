@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from graphopt.model.model import Model, TensorSpec
+from graphopt.model.interface import TensorSpec
+from graphopt.model.model import Model
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from graphopt.data.samples import Array, Feed, Samples
 from graphopt.errors import GraphoptError, LimitError, RuntimeFailure, SampleError
 
 if TYPE_CHECKING:
-    from graphopt.model.model import Interface
+    from graphopt.model.interface import Interface
 
 MAX_BYTES = 8 * 2**30
 """Bytes of samples that a function may give; a generator may have no end."""

@@ -12,7 +12,7 @@ from graphopt.data.samples import Array
 from graphopt.errors import SampleError
 
 if TYPE_CHECKING:
-    from graphopt.model.model import Interface, TensorSpec
+    from graphopt.model.interface import Interface, TensorSpec
 
 
 def describe(spec: TensorSpec) -> str:

@@ -17,7 +17,7 @@ from graphopt.data.samples import Array, Feed, Samples
 from graphopt.errors import LimitError, SampleError
 
 if TYPE_CHECKING:
-    from graphopt.model.model import Interface, TensorSpec
+    from graphopt.model.interface import Interface, TensorSpec
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"})
 KEPT_BYTES = 256 * 2**20

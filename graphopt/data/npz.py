@@ -21,7 +21,7 @@ from graphopt.data.samples import Array, Feed, Samples
 from graphopt.errors import LimitError, SampleError
 
 if TYPE_CHECKING:
-    from graphopt.model.model import Interface, TensorSpec
+    from graphopt.model.interface import Interface, TensorSpec
 
 MAX_INFLATED = 4 * 2**30
 """Bytes of compressed arrays that one file may inflate to."""

@@ -18,7 +18,7 @@ from graphopt.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from graphopt.data.preprocess import Preprocess
-    from graphopt.model.model import Interface
+    from graphopt.model.interface import Interface
 
 Source = str | os.PathLike[str] | Sequence[Feed] | Callable[[], Iterable[Feed]]
 """Anything samples can be read from."""

@@ -18,7 +18,7 @@ from graphopt.data.samples import Array, Feed, Samples
 from graphopt.errors import SampleError
 
 if TYPE_CHECKING:
-    from graphopt.model.model import Interface, TensorSpec
+    from graphopt.model.interface import Interface, TensorSpec
 
 
 def dynamic_dims(interface: Interface) -> dict[str, tuple[str, ...]]:

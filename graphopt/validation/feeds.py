@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 from graphopt.data.samples import Samples
 from graphopt.data.synthetic import dynamic_dims, synthetic_samples
 from graphopt.errors import GraphoptError, RuntimeFailure, SampleError
-from graphopt.model.model import Interface, Model, TensorSpec
+from graphopt.model.interface import Interface, TensorSpec
+from graphopt.model.model import Model
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import Target
 
@@ -106,9 +107,12 @@ def _search(
         tried[size] = None
         try:
             feeds = synthetic_samples(model.interface, seed=seed, dims=dims, shapes=guess, bounds=bounds, count=count)
-            failure = _failure(session, feeds)
-        except GraphoptError as error:
+        except SampleError as error:
+            if dims or shapes:
+                raise
             failure = str(error)
+        else:
+            failure = _failure(session, feeds)
         if not failure:
             return PreparedFeeds(feeds, shapes=guess, tried=tuple(tried))
         reason = reason or failure

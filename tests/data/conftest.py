@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from graphopt.model.model import Interface, TensorSpec
+from graphopt.model.interface import Interface, TensorSpec
 
 MakeInterface = Callable[..., Interface]
 

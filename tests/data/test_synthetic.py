@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from graphopt.data.check import check_feed
 from graphopt.data.synthetic import dynamic_dims, synthetic_samples
 from graphopt.errors import SampleError
-from graphopt.model.model import Interface, TensorSpec
+from graphopt.model.interface import Interface, TensorSpec
 
 
 def make(interface, *, seed=0, dims=None, shapes=None, bounds=None, count=2):
