@@ -11,59 +11,28 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import ModelError
-from graphopt.model import algorithms, dtypes, envelope, opset, save, shapes, wellformed
+from graphopt.model import algorithms, envelope, opset, save, shapes, wellformed
 from graphopt.model.check import check_skeleton
 from graphopt.model.clone import clone_graph
 from graphopt.model.editor import GraphEditor
-from graphopt.model.exporter import ExportOptions, export_graph, owned_constants, value_info
+from graphopt.model.exporter import ExportOptions, export_graph, owned_constants
 from graphopt.model.graph import EditGraph, tensor_dtype, tensor_shape
-from graphopt.model.importer import Importer, copy_fields, dims_of
+from graphopt.model.header import import_domains, normalise_domains, write_metadata
+from graphopt.model.importer import Importer, copy_fields
+from graphopt.model.interface import Interface, TensorSpec, read_interface
 from graphopt.model.load import read_proto
-from graphopt.model.weights import ExternalFiles, TensorRecord, encode, stored_size, stub
+from graphopt.model.weights import Array, ExternalFiles, TensorRecord, encode, stored_size, stub
 
-Array = npt.NDArray[Any]
+__all__ = ["Array", "Interface", "Model", "TensorSpec"]
 
 STUB_LIMIT = 1024
 """Bytes above which a weight is left out of the skeleton."""
 SHAPE_LIMIT = 1 << 20
 """Bytes up to which an integer constant stays in the skeleton, since it may feed a shape."""
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output as the model declares it.
-
-    Attributes:
-        name: its name.
-        dtype: element type; ``object`` for strings, ``None`` where it is no tensor.
-        shape: sizes, symbols, ``None`` for unknown dimensions; ``None`` without a declared rank.
-        kind: ``tensor``, ``sequence``, ``map``, ``optional``, ``sparse_tensor`` or ``opaque``.
-    """
-
-    name: str
-    dtype: np.dtype[Any] | None
-    shape: tuple[int | str | None, ...] | None
-    kind: str = "tensor"
-
-
-@dataclass(frozen=True)
-class Interface:
-    """What callers of the model see.
-
-    Attributes:
-        inputs: what must be fed, in order.
-        outputs: what comes back, in order.
-        overridable: inputs with a default value (IR ≥ 4: initializers that are also inputs).
-    """
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    overridable: tuple[TensorSpec, ...]
 
 
 class Model:
@@ -135,7 +104,7 @@ class Model:
         importer = Importer(proto.ir_version, files)
         graph = importer.graph(proto.graph)
         header = copy_fields(proto, without=("graph",))
-        notes = [*importer.notes, *_normalise_domains(header)]
+        notes = [*importer.notes, *normalise_domains(header)]
         return cls(header, graph, path=path, notes=tuple(notes))
 
     def clone(self) -> Model:
@@ -170,14 +139,7 @@ class Model:
     @property
     def interface(self) -> Interface:
         """Inputs and outputs as declared."""
-        graph = self._graph
-        specs = [_spec(t, graph.envelope.inputs) for t in graph.inputs]
-        defaults = graph.envelope.defaults
-        return Interface(
-            inputs=tuple(s for s in specs if s.name not in defaults),
-            outputs=tuple(_spec(t, graph.envelope.outputs) for t in graph.outputs),
-            overridable=tuple(s for s in specs if s.name in defaults),
-        )
+        return read_interface(self._graph)
 
     @property
     def opsets(self) -> Mapping[str, int]:
@@ -360,20 +322,11 @@ class Model:
             self._editor.flush()
         proto = onnx.ModelProto()
         proto.CopyFrom(self._header)
-        _write_metadata(proto, self.metadata)
-        self._import_domains(proto)
+        write_metadata(proto, self.metadata)
+        import_domains(proto, self._levels())
         options = replace(options, list_initializers=self.ir_version < 4)
         proto.graph.CopyFrom(export_graph(self._graph, options))
         return proto
-
-    def _import_domains(self, proto: onnx.ModelProto) -> None:
-        known = set(self.opsets)
-        for level in self._levels():
-            for node in level.nodes:
-                domain = node.domain or ""
-                if domain not in known:
-                    known.add(domain)
-                    proto.opset_import.add(domain=domain, version=_newest(domain))
 
     def _digest(self, array: Array) -> str:
         found = self._digests.get(id(array))
@@ -388,7 +341,8 @@ class Model:
             self._infer(source=True)
 
     def _infer(self, *, source: bool) -> None:
-        skeleton = self._split(given_names=True, is_opaque=self._is_opaque)[0]
+        is_opaque = shapes.opaque_nodes(self._header)
+        skeleton = self._split(given_names=True, is_opaque=is_opaque)[0]
         result = shapes.infer(skeleton)
         fresh = result.failures - self._source_failures
         if source:
@@ -399,14 +353,7 @@ class Model:
         elif fresh:
             raise ModelError("GO-307", "types or shapes conflict", where=_shown(fresh))
         if result.proto is not None:
-            shapes.apply(self._graph, result.proto.graph, self._is_opaque)
-
-    def _is_opaque(self, node: gs.Node) -> bool:
-        """Whether onnx knows nothing about a node's operator."""
-        domain = node.domain or ""
-        if any(f.name == node.op and f.domain == domain for f in self._header.functions):
-            return False
-        return not onnx.defs.has(node.op, self.opsets.get(domain, 1), domain)
+            shapes.apply(self._graph, result.proto.graph, is_opaque)
 
     def _state(self) -> _State:
         proto, arrays = self._split(given_names=True)
@@ -444,45 +391,3 @@ def _is_stubbed(array: Array, record: TensorRecord | None) -> bool:
     if array.dtype.kind == "i" and array.dtype.itemsize >= 4 and array.nbytes <= SHAPE_LIMIT:
         return False
     return stored_size(array) > STUB_LIMIT
-
-
-def _newest(domain: str) -> int:
-    versions = [s.since_version for s in onnx.defs.get_all_schemas() if s.domain == domain]
-    return max(versions, default=1)
-
-
-def _write_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
-    if {e.key: e.value for e in proto.metadata_props} == metadata:
-        return
-    kept = [e for e in proto.metadata_props if metadata.get(e.key) == e.value]
-    known = {e.key for e in kept}
-    entries = [(e.key, e.value) for e in kept] + [(k, v) for k, v in metadata.items() if k not in known]
-    del proto.metadata_props[:]
-    for key, value in entries:
-        proto.metadata_props.add(key=key, value=value)
-
-
-def _normalise_domains(header: onnx.ModelProto) -> list[str]:
-    """``ai.onnx`` is another spelling of the standard domain ``""``; only the latter is understood everywhere."""
-    named = [e for e in header.opset_import if e.domain == "ai.onnx"]
-    if not named:
-        return []
-    if any(e.domain == "" for e in header.opset_import):
-        kept = [e for e in header.opset_import if e.domain != "ai.onnx"]
-        entries = [(e.domain, e.version) for e in kept]
-        del header.opset_import[:]
-        for domain, version in entries:
-            header.opset_import.add(domain=domain, version=version)
-    else:
-        named[0].domain = ""
-    return ["the operator domain 'ai.onnx' is written as '', its canonical spelling"]
-
-
-def _spec(tensor: gs.Tensor, declarations: Mapping[str, onnx.ValueInfoProto]) -> TensorSpec:
-    value = value_info(tensor, declarations.get(tensor.name)) if tensor.dtype is not None else None
-    if value is None:
-        value = declarations.get(tensor.name, onnx.ValueInfoProto(name=tensor.name))
-    kind = (value.type.WhichOneof("value") or "tensor_type").removesuffix("_type")
-    if kind != "tensor":
-        return TensorSpec(tensor.name, None, None, kind)
-    return TensorSpec(tensor.name, dtypes.numpy_of(value.type.tensor_type.elem_type), dims_of(value.type))

@@ -44,10 +44,9 @@ def raise_opset(model: Model, version: int) -> tuple[str, ...]:
             name = node.op
             if _raise_node(step, current, version):
                 adapted[name] = adapted.get(name, 0) + 1
-    if not adapted:
-        return ()
     shown = ", ".join(f"{count} {op}" for op, count in sorted(adapted.items()))
-    return (f"opset {current} raised to {version}: {shown} rewritten to their newer form",)
+    rewritten = f": {shown} brought to their newer form" if adapted else ""
+    return (f"opset {current} raised to {version}{rewritten}",)
 
 
 def _raise_node(step: Step, current: int, version: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -24,6 +25,18 @@ class Inference:
 
     proto: onnx.ModelProto | None
     failures: frozenset[str]
+
+
+def opaque_nodes(header: onnx.ModelProto) -> Callable[[gs.Node], bool]:
+    """A test for nodes whose operator onnx knows nothing about, and which is no local function."""
+    functions = {(f.domain, f.name) for f in header.functions}
+    opsets = {entry.domain: entry.version for entry in header.opset_import}
+
+    @cache
+    def unknown(domain: str, op: str) -> bool:
+        return (domain, op) not in functions and not onnx.defs.has(op, opsets.get(domain, 1), domain)
+
+    return lambda node: unknown(node.domain or "", node.op)
 
 
 def infer(skeleton: onnx.ModelProto) -> Inference:
