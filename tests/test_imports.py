@@ -34,7 +34,6 @@ def test_the_measurement_sees_what_is_loaded() -> None:
         "import graphopt; dir(graphopt)",
         "import sys; sys.argv = ['graphopt', '--help']; from graphopt.cli.main import main; main()",
         "import sys; sys.argv = ['graphopt', '--version']; from graphopt.cli.main import main; main()",
-        "import sys; sys.argv = ['graphopt', 'run', '--help']; from graphopt.cli.main import main; main()",
     ],
 )
 def test_nothing_heavy_is_loaded(statement: str) -> None:

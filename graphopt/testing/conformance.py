@@ -102,7 +102,7 @@ def _options(
     if options is not None:
         return pass_.Options.model_validate(dict(options))
     if isinstance(pass_, type):
-        return pass_.Options()
+        return pass_.Options.model_validate({})
     given: PassOptions = pass_.options
     return given
 

@@ -29,7 +29,8 @@ def default_samples(model: Model) -> Samples:
 
 def canonical(model: Model) -> bytes:
     """The model as bytes that are equal exactly when the models are."""
-    return model.to_proto().SerializeToString(deterministic=True)
+    data: bytes = model.to_proto().SerializeToString(deterministic=True)
+    return data
 
 
 @dataclass(frozen=True)
