@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,6 +20,9 @@ from graphopt.model.interface import Interface, TensorSpec
 from graphopt.model.model import Model
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import Target
+
+if TYPE_CHECKING:
+    from graphopt.model.model import Interface, TensorSpec
 
 SIZES = (32, 64, 48, 16, 128, 224, 256, 8, 512, 640, 100, 1024, 16000, 4, 2, 1)
 """Sizes that dynamic dimensions are tried with, in this order; batch dimensions are 1."""

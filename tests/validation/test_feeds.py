@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from graphopt.data.samples import Samples
+from graphopt.errors import SampleError
+from graphopt.model.model import Model
+from graphopt.runtime.target import Target
+from graphopt.validation.feeds import PICTURE_SIZE, SIZES, index_bounds, prepare_feeds
+
+TARGET = Target()
+
+
+def model_of(nodes, inputs, outputs, constants=()):
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, kind, shape) for name, kind, shape in inputs],
+        [helper.make_tensor_value_info(name, kind, None) for name, kind in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants],
+    )
+    return Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+
+
+def needs(size, shape=("batch", "width")):
+    """Runs only if the last dimension is a multiple of ``size``."""
+    return model_of(
+        [helper.make_node("Reshape", ["x", "form"], ["y"])],
+        [("x", TensorProto.FLOAT, list(shape))],
+        [("y", TensorProto.FLOAT)],
+        [("form", np.array([-1, size], np.int64))],
+    )
+
+
+def embedding(rows=7):
+    return model_of(
+        [
+            helper.make_node("Cast", ["ids"], ["wide"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["table", "wide"], ["y"]),
+        ],
+        [("ids", TensorProto.INT32, ["n", "s"])],
+        [("y", TensorProto.FLOAT)],
+        [("table", np.ones((rows, 3), np.float32))],
+    )
+
+
+def prepare(model, samples=None, **more):
+    return prepare_feeds(model, samples, seed=0, target=TARGET, **more)
+
+
+def test_sizes_are_tried_in_order_until_the_model_runs():
+    found = prepare(needs(48))
+    assert found.shapes == {"x": (1, 48)}
+    assert found.tried == SIZES[: SIZES.index(48) + 1]
+    assert found.feeds.synthetic
+
+
+def test_if_nothing_runs_the_reason_lists_the_sizes_and_the_way_out():
+    found = prepare(needs(997))
+    assert found.feeds is None
+    assert "32, 64, 48" in found.reason
+    assert "--dim" in found.reason
+    assert "--data" in found.reason
+
+
+def test_dims_and_shapes_win_over_guessing():
+    assert prepare(needs(997), dims={"width": 997}).shapes == {"x": (1, 997)}
+    assert prepare(needs(997), shapes={"x": (3, 997)}).shapes == {"x": (3, 997)}
+
+
+def test_an_unnamed_dimension_is_set_by_input_and_axis():
+    assert prepare(needs(997, (None, None)), dims={"x.1": 997}).shapes == {"x": (1, 997)}
+
+
+@pytest.mark.parametrize("wrong", [{"dims": {"widht": 997}}, {"shapes": {"z": (1, 2)}}, {"shapes": {"x": (1, 2, 3)}}])
+def test_a_dimension_or_shape_that_fits_no_input_is_refused(wrong):
+    with pytest.raises(SampleError) as refused:
+        prepare(needs(997), **wrong)
+    assert refused.value.code == "GO-402"
+
+
+def test_pictures_of_dynamic_size_start_larger():
+    model = model_of(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        [("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [("y", TensorProto.FLOAT)],
+    )
+    assert prepare(model).shapes == {"x": (1, 3, PICTURE_SIZE, PICTURE_SIZE)}
+
+
+def test_real_samples_are_kept_and_checked():
+    good = Samples.of([{"x": np.ones((1, 48), np.float32)}])
+    assert prepare(needs(48), good).feeds is good
+    bad = Samples.of([{"x": np.ones((1, 47), np.float32)}])
+    assert prepare(needs(48), bad).feeds is None
+
+
+def test_indices_stay_inside_the_table_behind_a_cast():
+    model = embedding(rows=7)
+    assert index_bounds(model) == {"ids": (0, 6)}
+    feeds = prepare(model, count=4).feeds
+    assert max(int(feed["ids"].max()) for feed in feeds) <= 6
+    assert min(int(feed["ids"].min()) for feed in feeds) >= 0
+
+
+def test_one_hot_bounds_its_indices_by_its_depth():
+    model = model_of(
+        [helper.make_node("OneHot", ["bytes", "depth", "values"], ["y"])],
+        [("bytes", TensorProto.INT32, [1, 16])],
+        [("y", TensorProto.FLOAT)],
+        [("depth", np.array(257, np.int64)), ("values", np.array([0, 1], np.float32))],
+    )
+    assert index_bounds(model) == {"bytes": (0, 256)}
+
+
+def test_the_smallest_table_bounds_an_input_that_indexes_two():
+    model = model_of(
+        [
+            helper.make_node("Gather", ["big", "ids"], ["a"]),
+            helper.make_node("Gather", ["small", "ids"], ["b"], axis=1),
+        ],
+        [("ids", TensorProto.INT64, [4])],
+        [("a", TensorProto.FLOAT), ("b", TensorProto.FLOAT)],
+        [("big", np.ones((50, 2), np.float32)), ("small", np.ones((2, 5), np.float32))],
+    )
+    assert index_bounds(model) == {"ids": (0, 4)}
+
+
+def test_integers_that_index_nothing_have_no_bounds():
+    model = model_of(
+        [helper.make_node("Add", ["n", "n"], ["y"])], [("n", TensorProto.INT64, [3])], [("y", TensorProto.INT64)]
+    )
+    assert index_bounds(model) == {}
+
+
+def test_feeds_depend_on_the_seed_alone():
+    model = needs(32)
+    again = prepare(model).feeds.fingerprint
+    assert prepare(model).feeds.fingerprint == again
+    assert prepare_feeds(model, None, seed=1, target=TARGET).feeds.fingerprint != again
