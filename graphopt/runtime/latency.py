@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, Protocol
 
 import numpy as np
@@ -178,12 +179,8 @@ def measure_pair(
     with _no_collector():
         runs = _warm_up((baseline, candidate), pool, warmup, timer)
         times: tuple[list[float], list[float]] = ([], [])
-
-        def wanted() -> Iterator[int]:
-            while not _done(times, min_pairs, half_width, timer.wall() - start >= max_seconds):
-                yield len(times[0])
-
-        for pair in (progress or Silent()).track(wanted(), label="timing"):
+        wanted = _until_known(times, min_pairs, half_width, lambda: timer.wall() - start >= max_seconds)
+        for pair in (progress or Silent()).track(wanted, label="timing"):
             feed = pool[pair // 2 % len(pool)]  # both orders see each feed
             for which in (0, 1) if pair % 2 == 0 else (1, 0):
                 times[which].append(_block((baseline, candidate)[which], feed, runs, timer))
@@ -204,13 +201,22 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     n = len(ordered)
-    # The r-th smallest and r-th largest enclose the median with probability 1 - 2 P(Bin(n, 1/2) ≤ r - 1).
-    r = int(binom.ppf((1 - confidence) / 2, n, 0.5))
-    while r > 0 and 1 - 2 * binom.cdf(r - 1, n, 0.5) < confidence:
-        r -= 1
+    r = _rank(n, confidence)
     if r == 0:
         return float(np.median(ordered)), -math.inf, math.inf
     return float(np.median(ordered)), float(ordered[r - 1]), float(ordered[n - r])
+
+
+@cache
+def _rank(n: int, confidence: float) -> int:
+    """The largest r whose r-th smallest and r-th largest of n values enclose the median often enough; 0: none.
+
+    They enclose it with probability 1 - 2 P(Bin(n, 1/2) ≤ r - 1).
+    """
+    r = int(binom.ppf((1 - confidence) / 2, n, 0.5))
+    while r > 0 and 1 - 2 * binom.cdf(r - 1, n, 0.5) < confidence:
+        r -= 1
+    return r
 
 
 def _warm_up(sessions: Sequence[Runnable], pool: Sequence[Feed], warmup: int, clock: Clock) -> int:
@@ -240,11 +246,21 @@ def _relative_half_width(times: tuple[list[float], list[float]]) -> float:
     return (math.exp(high) - math.exp(low)) / 2 / math.exp(middle) if high < math.inf else math.inf
 
 
-def _done(times: tuple[list[float], list[float]], min_pairs: int, half_width: float, late: bool) -> bool:
-    pairs = len(times[0])
-    if pairs < LEAST_PAIRS:
-        return False
-    return late or (pairs >= min_pairs and _relative_half_width(times) <= half_width)
+def _until_known(
+    times: tuple[list[float], list[float]], min_pairs: int, half_width: float, late: Callable[[], bool]
+) -> Iterator[int]:
+    """Numbers of the pairs still to measure.
+
+    The interval is looked at each time the pairs have grown by a sixteenth: looking costs as much as a short run, and
+    every look is another chance to stop on a fluke.
+    """
+    look = max(min_pairs, LEAST_PAIRS)
+    while (pairs := len(times[0])) < LEAST_PAIRS or not late():
+        if pairs >= look:
+            if _relative_half_width(times) <= half_width:
+                return
+            look = pairs + max(1, pairs // 16)
+        yield pairs
 
 
 def _result(times: tuple[list[float], list[float]], runs: int, clock: ClockName, half_width: float) -> PairedLatency:

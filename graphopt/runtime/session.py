@@ -217,6 +217,10 @@ def _session_options(
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    if threads != 1:
+        # Idle worker threads spin, and take the processors from the session that runs next: interleaved with another
+        # session, a model on 2 threads of a 2-core machine took 50 ms instead of 33 ms. Alone it loses nothing by this.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[optimization])
     if optimized_path is not None:
         options.optimized_model_filepath = str(optimized_path)
