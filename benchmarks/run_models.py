@@ -3,6 +3,7 @@
     python benchmarks/run_models.py --models DIR [NAME ...] [-- extra options of graphopt run]
 
 DIR holds ``samples.py`` (``python samples.py NAME OUT`` writes ``calib`` and ``eval`` and prints the model's path).
+``--odd`` runs the files of ``DIR/odd`` through ``--pass simplify`` instead, without samples.
 Ratios are graphopt's own: interleaved pairs, one thread, against the user's file, both at ORT_ENABLE_ALL.
 """
 
@@ -14,8 +15,12 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from graphopt.report.schema import SCHEMA_ID, Report
 
 HERE = Path(__file__).resolve().parent
 NAMES = [
@@ -29,21 +34,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--keep", type=Path, help="folder for the written models and reports")
-    parser.add_argument("names", nargs="*", default=NAMES)
+    parser.add_argument("--odd", action="store_true", help="DIR/odd/*.onnx through simplify, without samples")
+    parser.add_argument("names", nargs="*", default=None)
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
     args, extra = parser.parse_args(words[:cut]), words[cut + 1 :]
-    print(f"{'model':<20} {'exit':>4} {'kept passes':<26} {'ratio':>6} {'interval':<14} {'SQNR dB':>8} "
-          f"{'worst':>6} {'before':>7} {'after':>7} {'MB':>6} {'of':>6} {'s':>5}")  # fmt: skip
+    models = args.models.resolve()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or Path(scratch)
-        for name in args.names:
-            print(row(name, args.models.resolve(), folder, extra), flush=True)
+        if args.odd:
+            odd_table(args.names or sorted(p.stem for p in (models / "odd").glob("*.onnx")), models, folder, extra)
+        else:
+            table(args.names or NAMES, models, folder, extra)
 
 
-def prepare(name: str, models: Path, folder: Path) -> tuple[Path, Path, Path]:
+def table(names: Sequence[str], models: Path, folder: Path, extra: Sequence[str]) -> None:
+    """One row a model, with its samples."""
+    print(f"{'model':<19} {'exit':>4} {'kept passes':<28} {'ratio':>5} {'interval':<11} {'SQNR dB':>7} {'worst':>6} "
+          f"{'before':>7} {'after':>7} {'MB':>6} {'of':>6} {'s':>5}  verdict")  # fmt: skip
+    for name in names:
+        print(format_row(name, run_graphopt(name, models, folder / name, extra)), flush=True)
+
+
+def odd_table(names: Sequence[str], models: Path, folder: Path, extra: Sequence[str]) -> None:
+    """One row a model: ``--pass simplify``, no samples."""
+    print(f"{'model':<21} {'exit':>4} {'nodes':>11} {'s':>5}  verdict")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        run = call(models / "odd" / f"{name}.onnx", folder / f"{name}.onnx", ["--pass", "simplify", *extra])
+        nodes, message = "", run.message
+        if run.report is not None:
+            after = run.report.result or run.report.output
+            nodes = f"{run.report.source.nodes} > {after.nodes}" if after else f"{run.report.source.nodes} > -"
+            message = run.report.verdict.text
+        print(f"{name:<21} {run.code:>4} {nodes:>11} {run.seconds:>5.1f}  {message}", flush=True)
+
+
+def prepare(name: str, models: Path, target: Path) -> tuple[Path, Path, Path]:
     """Write the samples of one model; its path, calibration and evaluation sources."""
-    target = folder / name
     done = subprocess.run(
         [sys.executable, str(models / "samples.py"), name, str(target)],
         capture_output=True,
@@ -55,28 +83,91 @@ def prepare(name: str, models: Path, folder: Path) -> tuple[Path, Path, Path]:
     return model, parts[0], parts[1]
 
 
-def row(name: str, models: Path, folder: Path, extra: list[str]) -> str:
-    """Run one model and format its figures."""
-    model, calib, evaluation = prepare(name, models, folder)
-    out = folder / name / "out.onnx"
-    command = [sys.executable, "-m", "graphopt", "run", str(model), "--calib", str(calib), "--eval", str(evaluation),
-               "-o", str(out), "--overwrite", "--json", "-q", *extra]  # fmt: skip
-    env = dict(os.environ)
+@dataclass(frozen=True)
+class Run:
+    """How one ``graphopt run`` ended.
+
+    Attributes:
+        code: exit code.
+        seconds: wall time, start-up included.
+        output: where the model was to be written.
+        report: the JSON report; None where there is none.
+        message: the end of what was written to standard error.
+    """
+
+    code: int
+    seconds: float
+    output: Path
+    report: Report | None
+    message: str
+
+
+def run_graphopt(name: str, models: Path, folder: Path, extra: Sequence[str] = ()) -> Run:
+    """``graphopt run`` on one of the models, with its samples."""
+    sources = prepare(name, models, folder)
+    env, words = dict(os.environ), list(extra)
     if name == "ppocr_v4_rec":
         texts = json.loads((models / name / "labels.json").read_text())[50:]
-        labels = folder / name / "labels.json"
+        labels = folder / "labels.json"
         labels.write_text(json.dumps(texts))
         env |= {"OCR_LABELS": str(labels), "PYTHONPATH": str(HERE)}
-        command += ["--metric", "ocr_metric:char_accuracy"]
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    if not done.stdout.strip().startswith("{"):
-        return f"{name:<20} {done.returncode:>4} {done.stderr.strip()[-200:]}"
-    return format_row(name, done.returncode, json.loads(done.stdout))
+        words += ["--metric", "ocr_metric:char_accuracy"]
+    return run_with(sources, folder / "out.onnx", words, env)
 
 
-def format_row(name: str, code: int, report: dict[str, Any]) -> str:
-    """One line of the table from a report."""
-    raise SystemExit("the report's shape is read here")
+def run_with(
+    sources: tuple[Path, Path, Path], output: Path, words: Sequence[str], env: Mapping[str, str] | None = None
+) -> Run:
+    """``graphopt run`` on a model with its calibration and evaluation sources, as ``prepare`` gives them."""
+    model, calib, evaluation = sources
+    return call(model, output, ["--calib", str(calib), "--eval", str(evaluation), *words], env)
+
+
+def call(model: Path, output: Path, words: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
+    """``graphopt run`` in a process of its own."""
+    output.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "graphopt", "run", str(model), "-o", str(output), "--overwrite", "--json", "-q"]
+    start = time.monotonic()
+    done = subprocess.run([*command, *words], capture_output=True, text=True, env=env, check=False)
+    report = Report.from_json(done.stdout) if f'"{SCHEMA_ID}"' in done.stdout[:200] else None
+    return Run(done.returncode, time.monotonic() - start, output, report, " ".join(done.stderr.split())[-200:])
+
+
+def format_row(name: str, run: Run) -> str:
+    """One line of the table; a score is top-1, or that of ``--metric``."""
+    report = run.report
+    if report is None:
+        return f"{name:<19} {run.code:>4} {run.message}"
+    kept = " ".join(p.name for p in report.passes if p.outcome == "applied") or "-"
+    ratio, interval = "-", "-"
+    if report.latency:
+        timed = report.latency[0]
+        ratio, interval = f"{timed.ratio:.2f}", f"{timed.low:.2f}-{timed.high:.2f}"
+    size = report.output or report.result
+    mega = f"{size.bytes / 1e6:.2f}" if size else "-"
+    sqnr, worst, before, after = fidelity(report)
+    return (
+        f"{name:<19} {run.code:>4} {kept:<28} {ratio:>5} {interval:<11} {sqnr:>7} {worst:>6} {before:>7} {after:>7} "
+        f"{mega:>6} {report.source.bytes / 1e6:>6.2f} {run.seconds:>5.0f}  {report.verdict.text}"
+    )
+
+
+def fidelity(report: Report) -> tuple[str, str, str, str]:
+    """SQNR of the worst output in dB, pooled and of the worst sample; score before and after."""
+    if not report.validation:
+        return "-", "-", "-", "-"
+    seen = report.validation[0]
+    pooled = [o.sqnr_db for o in seen.outputs if o.sqnr_db is not None]
+    worst = [o.worst_sqnr_db for o in seen.outputs if o.worst_sqnr_db is not None]
+    scored = seen.metric != ""
+    before = seen.reference_metric if scored else seen.reference_top1
+    after = seen.candidate_metric if scored else seen.candidate_top1
+    return figure(min(pooled, default=None), 1), figure(min(worst, default=None), 1), figure(before), figure(after)
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A number, or a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 if __name__ == "__main__":
