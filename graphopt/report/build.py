@@ -112,8 +112,7 @@ def pass_record(outcome: Outcome) -> PassRecord:
             for s in (result.applied if result else ())
         ),
         skipped=tuple(
-            SkipRecord(where=s.where, reason=s.reason, rule=s.rule)
-            for s in (result.skipped if result else ())
+            SkipRecord(where=s.where, reason=s.reason, rule=s.rule) for s in (result.skipped if result else ())
         ),
         summary=plain(result.summary) if result else {},
         notes=result.notes if result else (),
@@ -127,9 +126,7 @@ def pass_record(outcome: Outcome) -> PassRecord:
 
 def check_record(check: CheckResult) -> CheckRecord:
     """One check made around a pass."""
-    return CheckRecord(
-        name=check.name, passed=check.passed, message=check.message, figures=plain(check.figures)
-    )
+    return CheckRecord(name=check.name, passed=check.passed, message=check.message, figures=plain(check.figures))
 
 
 def validation_record(provider: str, found: Comparison, threeway: ThreeWay | None = None) -> ValidationRecord:
@@ -176,9 +173,7 @@ def figures(found: Comparison) -> Mapping[str, Json]:
 
 
 def _stats(stats: LatencyStats) -> LatencyStatsRecord:
-    return LatencyStatsRecord(
-        median_ms=stats.median_ms, p95_ms=stats.p95_ms, runs=stats.runs, times_ms=stats.times_ms
-    )
+    return LatencyStatsRecord(median_ms=stats.median_ms, p95_ms=stats.p95_ms, runs=stats.runs, times_ms=stats.times_ms)
 
 
 def _version(distribution: str) -> str:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 SCHEMA_ID = "graphopt/report"
 SCHEMA_VERSION = 1
@@ -23,6 +23,36 @@ TIMED_SUFFIXES = ("_ms", "_seconds", "speedup")
 Json = Any
 """What JSON can hold; checked where it is put in, by ``plain``."""
 
+
+def plain(value: object) -> Json:
+    """A value as JSON can hold it: tuples and arrays as lists, infinities as strings.
+
+    Raises:
+        TypeError: a value of another type.
+    """
+    if isinstance(value, bool | str | None | int):
+        return value if isinstance(value, bool | str | None) else int(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if hasattr(value, "tolist"):  # numpy arrays and scalars
+        return plain(value.tolist())
+    raise TypeError(f"a report cannot hold a {type(value).__name__}")
+
+
+def _number(value: float) -> float | str:
+    if math.isfinite(value):
+        return float(value)
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"
+
+
+Table = Annotated[dict[str, Json], BeforeValidator(plain)]
+"""Free-form figures, held as JSON holds them."""
 PassOutcome = Literal["applied", "unchanged", "skipped", "rolled back", "failed"]
 Count = Annotated[int, Field(ge=0)]
 
@@ -73,7 +103,7 @@ class SamplesRecord(Record):
 class RecipeRecord(Record):
     """The resolved recipe: with every measured decision written in, so that it re-runs to the same bytes."""
 
-    resolved: dict[str, Json] = Field(default_factory=dict)
+    resolved: Table = Field(default_factory=dict)
     toml: str = ""
     source: str = Field(default="", description="recipe file; empty for --pass or the default run")
 
@@ -84,7 +114,7 @@ class SiteRecord(Record):
     where: str
     what: str
     rule: str = ""
-    figures: dict[str, Json] = Field(default_factory=dict)
+    figures: Table = Field(default_factory=dict)
 
 
 class SkipRecord(Record):
@@ -101,7 +131,7 @@ class CheckRecord(Record):
     name: str
     passed: bool | None = Field(description="null: could not be made, see message")
     message: str = ""
-    figures: dict[str, Json] = Field(default_factory=dict)
+    figures: Table = Field(default_factory=dict)
 
 
 class PassRecord(Record):
@@ -112,16 +142,16 @@ class PassRecord(Record):
     reason: str = Field(default="", description="why it was skipped, rolled back or failed")
     named: bool = Field(True, description="asked for by the user, not by the default run")
     safety: str = ""
-    options: dict[str, Json] = Field(default_factory=dict)
+    options: Table = Field(default_factory=dict)
     applied: tuple[SiteRecord, ...] = ()
     skipped: tuple[SkipRecord, ...] = ()
-    summary: dict[str, Json] = Field(default_factory=dict)
+    summary: Table = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
     checks: tuple[CheckRecord, ...] = ()
     nodes_before: Count | None = None
     nodes_after: Count | None = None
     seconds: float | None = Field(default=None, ge=0, description="wall time, checks included")
-    error: dict[str, Json] | None = None
+    error: Table | None = None
 
 
 class OutputRecord(Record):
@@ -241,7 +271,7 @@ class Report(Record):
     gates: tuple[GateRecord, ...] = ()
     verdict: Verdict
     warnings: tuple[str, ...] = ()
-    errors: tuple[dict[str, Json], ...] = ()
+    errors: tuple[Table, ...] = ()
     timings: Timings | None = None
 
     def to_json(self) -> str:
@@ -272,33 +302,6 @@ class Report(Record):
                 "gates": tuple(_untimed_gate(g) for g in self.gates),
             }
         )
-
-
-def plain(value: object) -> Json:
-    """A value as JSON can hold it: tuples and arrays as lists, infinities as strings.
-
-    Raises:
-        TypeError: a value of another type.
-    """
-    if isinstance(value, bool | str | None | int):
-        return value if isinstance(value, bool | str | None) else int(value)
-    if isinstance(value, float):
-        return _number(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(inner) for inner in (sorted(value) if isinstance(value, set | frozenset) else value)]
-    if hasattr(value, "tolist"):  # numpy arrays and scalars
-        return plain(value.tolist())
-    raise TypeError(f"a report cannot hold a {type(value).__name__}")
-
-
-def _number(value: float) -> float | str:
-    if math.isfinite(value):
-        return float(value)
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
 
 
 def _untimed_pass(record: PassRecord) -> PassRecord:

@@ -125,8 +125,10 @@ def _print_styled(lines: Sequence[Line], out: TextIO, width: int) -> None:
 def _header(report: Report, width: int) -> Iterator[Line]:
     where = report.output.path if report.output and report.output.path else ""
     what = printable(report.source.path or "model") + (f" → {printable(where)}" if where else "")
-    recipe = f"recipe {printable(report.recipe.source)}  " if report.recipe.source else ""
-    first, *rest = wrap(f"graphopt {report.tool.graphopt}  {what}  {recipe}seed {report.seed}", width)
+    parts = [f"graphopt {report.tool.graphopt}", what]
+    if report.recipe.source:
+        parts.append(f"recipe {printable(report.recipe.source)}")
+    first, *rest = wrap(" · ".join([*parts, f"seed {report.seed}"]), width - 2)
     yield (Span(first, "bold"),)
     for line in rest:
         yield (Span(f"  {line}", "bold"),)
@@ -230,17 +232,24 @@ def _latency(timed: LatencyRecord, several: bool, width: int) -> Iterator[Line]:
     if not timed.conclusive:
         ratio += " inconclusive"
     base, new = timed.baseline, timed.candidate
-    yield _row(f"  latency p50{name}", milliseconds(base.median_ms), milliseconds(new.median_ms), ratio, style)
+    pair = milliseconds(base.median_ms), milliseconds(new.median_ms)
+    yield from _noted(f"  latency p50{name}", *pair, Span(ratio, style), width)
     threads = "threads: runtime's choice" if timed.threads == 0 else f"{timed.threads} thread"
     threads += "s" if timed.threads > 1 else ""
     clock = "CPU time" if timed.clock == "thread-cpu" else "wall time"
     note = f"{short_provider(timed.provider)}, {threads}, {clock}, {timed.pairs} pairs"
     pair = milliseconds(base.p95_ms), milliseconds(new.p95_ms)
-    if _LABEL + 2 * _FIGURE + cells(note) <= width:
-        yield _row("          p95", *pair, note, "dim")
-    else:
-        yield _row("          p95", *pair)
-        yield Span(" " * _LABEL), Span(note, "dim")
+    yield from _noted("          p95", *pair, Span(note, "dim"), width)
+
+
+def _noted(label: str, before: str, after: str, note: Span, width: int) -> Iterator[Line]:
+    """A row with its note beside it, or below it where there is no room."""
+    if _LABEL + 2 * _FIGURE + cells(note.text) <= width:
+        yield _row(label, before, after, note.text, note.style)
+        return
+    yield _row(label, before, after)
+    for line in wrap(note.text, width - _LABEL):
+        yield Span(" " * _LABEL), Span(line, note.style)
 
 
 def _scores(found: ValidationRecord, several: bool) -> Iterator[Line]:
@@ -332,7 +341,7 @@ def _closing(report: Report, report_path: str, width: int) -> Iterator[Line]:
     if report_path:
         for line in wrap(f"report {printable(report_path)}", width):
             yield (Span(line, "dim"),)
-    text = f"{'OK' if ok else 'FAILED'}  {report.verdict.text}  (exit {report.verdict.exit_code})"
+    text = f"{'OK' if ok else 'FAILED'}: {report.verdict.text} (exit {report.verdict.exit_code})"
     for line in wrap(printable(text), width):
         yield (Span(line, "good" if ok else "bad"),)
 
