@@ -94,9 +94,7 @@ def check_pass(
         raise AssertionError(f"{_name(cls)} breaks {len(found)} rule(s) of the pass contract:\n{lines}")
 
 
-def _options(
-    pass_: Pass[Any] | type[Pass[Any]], options: PassOptions | Mapping[str, Any] | None
-) -> PassOptions:
+def _options(pass_: Pass[Any] | type[Pass[Any]], options: PassOptions | Mapping[str, Any] | None) -> PassOptions:
     if isinstance(options, PassOptions):
         return options
     if options is not None:

@@ -127,9 +127,7 @@ class Draft:
         value_info: Sequence[onnx.ValueInfoProto] = (),
     ) -> onnx.ModelProto:
         """The finished model, checked by ``onnx.checker`` with strict shape inference."""
-        graph = helper.make_graph(
-            self.nodes, name, self.inputs, self.outputs, self.initializers, value_info=value_info
-        )
+        graph = helper.make_graph(self.nodes, name, self.inputs, self.outputs, self.initializers, value_info=value_info)
         opsets = [helper.make_opsetid("", self.opset)]
         opsets += [helper.make_opsetid(domain, version) for domain, version in (domains or {}).items()]
         proto = helper.make_model(

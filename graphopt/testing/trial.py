@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -80,8 +82,13 @@ def run_once(
     except Refusal as refusal:
         return Trial(source, candidate, canonical(candidate), None, refusal)
     except Exception as error:
-        return Trial(source, candidate, b"", None, fault=f"raised {type(error).__name__}: {error}")
+        return Trial(source, candidate, b"", None, fault=_escaped(error))
     return _finished(rewrite, ctx, result)
+
+
+def _escaped(error: Exception) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"raised {type(error).__name__}: {error} (line {frame.lineno} of {Path(frame.filename).name})"
 
 
 def _finished(rewrite: Pass[Any], ctx: PassContext, result: PassResult) -> Trial:
