@@ -1,0 +1,189 @@
+"""Whole runs on the embedded models, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from graphopt import Gates, Model, optimize
+from graphopt.report.schema import Report
+
+from . import plugin
+from .conftest import Done
+
+Cli = Callable[..., Done]
+
+
+def report_of(out: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(out.with_suffix("").with_suffix(".graphopt.json").read_text())
+    return report
+
+
+def outcomes(report: dict[str, Any]) -> dict[str, str]:
+    return {p["name"]: p["outcome"] for p in report["passes"]}
+
+
+def run_in_ort(model: Path, feed: dict[str, np.ndarray]) -> list[np.ndarray]:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    return list(ort.InferenceSession(str(model), options).run(None, feed))
+
+
+def test_the_recipe_runs_all_pass_families(cli: Cli, embedded: Path, tmp_path: Path) -> None:
+    folder, out = embedded / "digits_cnn", tmp_path / "out.onnx"
+    done = cli(
+        "run", folder / "model.onnx", "-o", out, "-r", folder / "recipe.toml",
+        "--calib", folder / "calib.npz", "--eval", folder / "eval.npz", "--measure-seconds", "5",
+    )  # fmt: skip
+    report = report_of(out)
+    assert done.code == 0, done.out + done.err
+    assert set(outcomes(report).values()) == {"applied"}
+    assert set(outcomes(report)) == {"simplify", "prune-weights", "remove-channels", "quantize"}
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    (validation,) = report["validation"]
+    assert validation["samples"] == 1200
+    assert 100 * (validation["reference_top1"] - validation["candidate_top1"]) <= 1.0
+    for word in ("nodes", "parameters", "file size", "latency", "top-1", "simplify", "quantize", "gates"):
+        assert word in done.out
+    assert Report.from_json(json.dumps(report)).to_plain() == report
+
+
+def test_half_the_channels_and_int8_keep_the_accuracy_in_a_sixth_of_the_size(embedded: Path) -> None:
+    folder = embedded / "digits_cnn"
+    result = optimize(
+        folder / "model.onnx",
+        passes=["simplify", "remove-channels:ratio=0.5", "quantize"],
+        calib=folder / "calib.npz",
+        evaluation=folder / "eval.npz",
+        gates=Gates(max_drop=1.0),
+        max_seconds=5,
+    )
+    report = result.report
+    assert result.exit_code == 0, report.verdict.text
+    assert [p.outcome for p in report.passes] == ["applied"] * 3
+    assert report.output is not None
+    assert report.output.bytes * 6 <= report.source.bytes
+    widths = [node.inputs[1].shape[0] for node in result.model.editor.nodes() if node.op == "Conv"]
+    original = [n.inputs[1].shape[0] for n in Model.open(folder / "model.onnx").editor.nodes() if n.op == "Conv"]
+    assert [2 * width for width in widths] == original
+
+
+def test_a_resolved_recipe_gives_the_same_bytes(cnn: Path, few: Path, tmp_path: Path) -> None:
+    first = optimize(cnn, passes=["simplify", "remove-channels:ratio=0.5", "quantize"], data=few, max_seconds=2)
+    recipe = tmp_path / "resolved.toml"
+    recipe.write_text(first.report.recipe.toml)
+    second = optimize(cnn, recipe=recipe, data=few, max_seconds=2)
+    assert second.model.to_proto().SerializeToString() == first.model.to_proto().SerializeToString()
+    assert second.report.recipe.toml == first.report.recipe.toml
+
+
+SCRIPT = """
+import hashlib, sys
+from graphopt import optimize
+result = optimize(sys.argv[1], recipe=sys.argv[2], data=sys.argv[3], measure=False)
+print(hashlib.sha256(result.model.to_proto().SerializeToString()).hexdigest())
+print(result.report.without_timings().to_json())
+"""
+
+
+def test_two_hash_seeds_give_the_same_model_and_report(cnn: Path, few: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(
+        'version = 1\n[[pass]]\nname = "simplify"\n[[pass]]\nname = "remove-channels"\nratio = 0.5\n'
+        '[[pass]]\nname = "quantize"\n'
+    )
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(cnn), str(recipe), str(few)],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert printed[0] == printed[1]
+
+
+def test_without_samples_the_default_run_leaves_int8_out_and_says_so(cli: Cli, cnn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    done = cli("run", cnn, "-o", out, "--measure-seconds", "1")
+    assert done.code == 0, done.err
+    assert outcomes(report_of(out)) == {"simplify": "applied", "quantize": "skipped"}
+    assert "no samples" in done.out
+    feed = {"image": np.random.default_rng(0).random((2, 1, 28, 28), np.float32)}
+    for before, after in zip(run_in_ort(cnn, feed), run_in_ort(out, feed), strict=True):
+        np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-5)
+
+
+def test_several_models_go_into_one_folder(cli: Cli, embedded: Path, tmp_path: Path) -> None:
+    copies = []
+    for name in ("digits_cnn", "digits_transformer"):
+        copies.append(tmp_path / f"{name}.onnx")
+        copies[-1].write_bytes((embedded / name / "model.onnx").read_bytes())
+    out = tmp_path / "out"
+    done = cli("run", *copies, "-o", out, "--pass", "simplify", "--no-measure")
+    assert done.code == 0, done.err
+    for name in ("digits_cnn", "digits_transformer"):
+        assert (out / f"{name}.onnx").is_file()
+        assert report_of(out / f"{name}.onnx")["verdict"]["exit_code"] == 0
+
+
+@pytest.fixture
+def rogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "site"
+    folder.mkdir()
+    plugin.install(folder, monkeypatch)
+
+
+@pytest.mark.usefixtures("rogue")
+def test_a_plug_in_that_breaks_the_model_is_rolled_back_with_the_figures(cli: Cli, cnn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    words = ["run", cnn, "-o", out, "--pass", "breaker", "--pass", "simplify", "--no-measure"]
+    done = cli(*words)
+    report = report_of(out)
+    assert done.code == 1
+    assert outcomes(report) == {"breaker": "rolled back", "simplify": "applied"}
+    caught = report["passes"][0]["checks"][-1]
+    assert (caught["name"], caught["passed"]) == ("outputs", False)
+    assert caught["figures"]["max_relative"] > caught["figures"]["bound"]
+    assert "outputs check" in report["passes"][0]["reason"]
+    assert out.is_file()
+    assert cli(*words, "--overwrite", "--allow-rollback").code == 0
+
+
+@pytest.mark.usefixtures("rogue")
+def test_a_pass_that_makes_the_model_slower_is_taken_back(cli: Cli, cnn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    done = cli("run", cnn, "-o", out, "--pass", "simplify", "--pass", "ballast", "--measure-seconds", "3")
+    report = report_of(out)
+    assert outcomes(report) == {"simplify": "applied", "ballast": "rolled back"}
+    assert "never-slower" in report["passes"][1]["reason"]
+    assert "Abs" not in {node.op_type for node in onnx.load(out).graph.node}
+    assert done.code == 1
+    kept = cli("run", cnn, "-o", out, "--pass", "ballast", "--measure-seconds", "1", "--allow-slower", "--overwrite")
+    assert kept.code == 0
+    assert "Abs" in {node.op_type for node in onnx.load(out).graph.node}
+
+
+def test_the_source_is_handed_back_where_nothing_remains(cli: Cli, cnn: Path, few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    done = cli("run", cnn, "-o", out, "--pass", "prune-weights:sparsity=0", "--data", few, "--no-measure")
+    assert done.code == 0
+    assert onnx.load(out).graph == onnx.load(cnn).graph
+    assert "unchanged" in done.out
+
+
+def test_a_model_a_proto_and_a_path_are_all_taken(cnn: Path) -> None:
+    proto = onnx.load(cnn)
+    before = proto.SerializeToString()
+    results = [optimize(m, passes=["simplify"], measure=False) for m in (cnn, str(cnn), proto, Model.open(cnn))]
+    assert len({r.model.fingerprint() for r in results}) == 1
+    assert proto.SerializeToString() == before
