@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import TypeVar
 
 from graphopt.progress import Progress, Silent
@@ -31,7 +31,7 @@ class Bars(Progress):
 
     def track(self, items: Iterable[T], *, label: str, total: int | None = None) -> Iterable[T]:
         """Yield ``items``, drawing a bar."""
-        if total is None and hasattr(items, "__len__"):
+        if total is None and isinstance(items, Sized):
             total = len(items)
         if self._depth == 0:
             self._display.start()

@@ -50,7 +50,8 @@ def numeric_checks(
     if on.feeds is None:
         yield CheckResult("outputs", None, f"not validated: {on.why_not}")
         return
-    opens = _attempt("session", lambda: _run_finite(before, candidate, on.feeds, on.target))
+    feeds = on.feeds
+    opens = _attempt("session", lambda: _run_finite(before, candidate, feeds, on.target))
     yield opens
     if not opens.passed:
         return

@@ -4,14 +4,14 @@ A pass is a class with a name, a safety class and options; ``run`` edits the can
 it did and what it left alone, with reasons. Everything around it (copying the model, removing dead code, inferring
 shapes, checking, committing or dropping the candidate) is the manager's work.
 
-The form follows xDSL (a pass is data whose fields are its command line, parser and documentation), onnx-ir (``requires``
-and ``ensures`` around the work) and onnxscript (a refusal carries its reason and the place).
+The form follows xDSL (a pass is data whose fields are its command line, parser and documentation), onnx-ir
+(``requires`` and ``ensures`` around the work) and onnxscript (a refusal carries its reason and the place).
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, ClassVar, Generic, TypeAlias, TypeVar, Union
@@ -28,7 +28,7 @@ from graphopt.runtime.target import Target
 if TYPE_CHECKING:
     from graphopt.model.editor import GraphEditor
 
-Json: TypeAlias = Union[str, int, float, bool, None, list["Json"], dict[str, "Json"]]  # noqa: UP007 - recursive
+Json: TypeAlias = Union[str, int, float, bool, None, Sequence["Json"], Mapping[str, "Json"]]  # noqa: UP007 - recursive
 """A value that a report can hold."""
 
 

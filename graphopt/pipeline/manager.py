@@ -79,11 +79,11 @@ class PassManager:
         candidate = model.clone()
         outcome = self._attempt(step, model, candidate, analyses)
         outcome = replace(outcome, seconds=time.perf_counter() - started)
-        if outcome.kind is not OutcomeKind.APPLIED:
+        result = outcome.result
+        if outcome.kind is not OutcomeKind.APPLIED or result is None:
             return Stage(replace(outcome, nodes=(model.node_count, model.node_count)), model), analyses
-        assert outcome.result is not None
         outcome = replace(outcome, nodes=(model.node_count, candidate.node_count))
-        return Stage(outcome, candidate), analyses.carried_over(candidate, outcome.result.preserves)
+        return Stage(outcome, candidate), analyses.carried_over(candidate, result.preserves)
 
     def _attempt(self, step: Step, model: Model, candidate: Model, analyses: Analyses) -> Outcome:
         rewrite = step.rewrite

@@ -64,11 +64,16 @@ class Recipe(BaseModel):
     target: TargetTable | None = None
     seed: int | None = Field(None, ge=0)
 
+    @classmethod
+    def of(cls, entries: Iterable[PassEntry]) -> Recipe:
+        """A recipe of these passes, without gates."""
+        return cls.model_validate({"version": 1, "pass": tuple(entries)})
+
     def to_toml(self) -> str:
         """The recipe as TOML text that parses back to an equal recipe."""
         plain = self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_unset=True)
         plain["version"] = self.version
-        head = {key: plain[key] for key in ("version", "seed") if key in plain}
+        head: dict[str, Any] = {key: plain[key] for key in ("version", "seed") if key in plain}
         tables = {key: plain[key] for key in ("gates", "target") if plain.get(key)}
         parts = [tomli_w.dumps(head), *(f"[[pass]]\n{tomli_w.dumps(entry)}" for entry in plain.get("pass", ()))]
         return "\n".join([*parts, tomli_w.dumps(tables)] if tables else parts)
