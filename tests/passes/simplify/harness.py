@@ -11,14 +11,15 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from graphopt.data.samples import Samples
+from graphopt.analysis.cache import Analyses
 from graphopt.data.synthetic import synthetic_samples
 from graphopt.model.model import Model
 from graphopt.passes.simplify import Simplify
-from graphopt.pipeline.contract import PassResult
+from graphopt.pipeline.contract import PassContext, PassResult
+from graphopt.pipeline.selection import Selection
 from graphopt.runtime.session import open_session
+from graphopt.runtime.target import Target
 from graphopt.testing.draft import Draft
-from graphopt.testing.trial import run_once
 
 FLOAT = onnx.TensorProto.FLOAT
 INT64 = onnx.TensorProto.INT64
@@ -48,11 +49,21 @@ class Done:
 
 
 def simplified(proto: onnx.ModelProto, **options: Any) -> Done:
-    """Run the pass as the manager would."""
+    """Run the pass and tidy up, as the manager would."""
     source = Model.from_proto(proto)
-    trial = run_once(Simplify, Simplify.Options(**options), source, Samples.of([]))
-    assert not trial.fault and trial.result is not None, trial.fault
-    return Done(source, trial.candidate, trial.result)
+    candidate = source.clone()
+    chosen = Simplify.Options(**options)
+    ctx = PassContext(
+        model=candidate,
+        source=source,
+        analyses=Analyses(candidate),
+        selection=Selection.of(candidate, chosen.only, chosen.skip),
+        samples=None,
+        target=Target(),
+    )
+    result = Simplify(chosen).run(ctx)
+    candidate.finish()
+    return Done(source, candidate, result)
 
 
 def outputs(model: Model, feed: Mapping[str, Any]) -> dict[str, Any]:
