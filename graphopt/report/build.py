@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from graphopt.pipeline.outcome import CheckResult, Outcome
 from graphopt.report.schema import (
     CheckRecord,
     GateRecord,
-    Json,
     LatencyRecord,
     LatencyStatsRecord,
     ModelRecord,
@@ -159,17 +158,6 @@ def latency_record(provider: str, threads: int, found: PairedLatency) -> Latency
 def gate_records(verdicts: Sequence[GateVerdict]) -> tuple[GateRecord, ...]:
     """The gates, in the order judged."""
     return tuple(GateRecord(**asdict(verdict)) for verdict in verdicts)
-
-
-def figures(found: Comparison) -> Mapping[str, Json]:
-    """A comparison's main figures as a flat table, for a check's evidence."""
-    worst = found.worst
-    table: dict[str, Json] = {"samples": found.samples, "synthetic": found.synthetic}
-    if worst is not None:
-        table |= {"worst_output": worst.name, "fidelity_db": plain(worst.fidelity_db)}
-    if found.drop is not None:
-        table |= {"drop_of": found.drop[0], "drop_points": found.drop[1]}
-    return table
 
 
 def _stats(stats: LatencyStats) -> LatencyStatsRecord:

@@ -14,6 +14,8 @@ from graphopt.report.schema import (
     ValidationRecord,
     plain,
 )
+from graphopt.report.terminal import PLAIN_WIDTH, as_text, gate_lines, latency_lines, output_lines, score_lines
+from graphopt.report.text import Span, printable, wrap
 
 
 class PairReport(Record):
@@ -44,42 +46,14 @@ class PairReport(Record):
         return json.dumps(plain(self.model_dump(mode="python")), indent=2, allow_nan=False) + "\n"
 
 
-def pair_lines(report: PairReport) -> list[str]:
-    """The report as plain lines for a terminal."""
-    lines = [f"{report.reference.path} → {report.candidate.path}"]
-    for found in report.validation:
-        kind = "synthetic inputs" if found.synthetic else "samples"
-        lines.append(f"{found.provider}, {found.samples} {kind}")
-        for out in found.outputs:
-            if out.kind == "float":
-                lines.append(
-                    f"  {out.name}: SQNR {_db(out.sqnr_db)} (worst sample {_db(out.worst_sqnr_db)}), "
-                    f"cosine {_number(out.cosine)}, max|Δ| {_number(out.max_abs)}"
-                    + (f", argmax agrees {out.agreement:.1%}" if out.agreement is not None else "")
-                )
-            else:
-                lines.append(f"  {out.name}: {out.agreement or 0.0:.2%} of the elements are equal")
-        for name, before, after in (
-            ("top-1", found.reference_top1, found.candidate_top1),
-            ("top-5", found.reference_top5, found.candidate_top5),
-            (found.metric, found.reference_metric, found.candidate_metric),
-        ):
-            if before is not None and after is not None:
-                lines.append(f"  {name}: {before:.4f} → {after:.4f}")
-    for timed in report.latency:
-        lines.append(
-            f"{timed.provider}, {timed.threads} thread(s), {timed.clock}, {timed.pairs} pairs: median "
-            f"{timed.baseline.median_ms:.3f} → {timed.candidate.median_ms:.3f} ms, p95 {timed.baseline.p95_ms:.3f} → "
-            f"{timed.candidate.p95_ms:.3f} ms, ratio {timed.ratio:.3f}x [{timed.low:.3f}, {timed.high:.3f}]"
-            + ("" if timed.conclusive else ", inconclusive")
-        )
-    lines += [f"{'✔' if g.passed else '✘'} {g.name}: {g.message}" for g in report.gates]
-    return lines
-
-
-def _db(value: float | None) -> str:
-    return "-" if value is None else ("identical" if value == float("inf") else f"{value:.1f} dB")
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
+def pair_lines(report: PairReport, width: int = PLAIN_WIDTH) -> list[str]:
+    """The report as plain lines for a terminal, laid out like the closing table of a run."""
+    names = printable(f"{report.reference.path} → {report.candidate.path}")
+    found = [
+        *((Span(line),) for line in wrap(names, width)),
+        *latency_lines(report.latency, width),
+        *score_lines(report.validation),
+        *output_lines(report.validation, width),
+        *gate_lines(report.gates, width),
+    ]
+    return as_text(found).splitlines()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TextIO
 
 from graphopt.report.schema import (
@@ -47,6 +47,7 @@ _LABEL = 22
 _FIGURE = 13
 _SHOWN_OUTPUTS = 4
 _SHOWN_REASONS = 3
+_KNOWN = ("nodes_before", "nodes_after")
 _STYLES = {"good": "green", "bad": "bold red", "dim": "dim", "bold": "bold", "": ""}
 _MARKS = {
     "applied": Span("✔", "good"),
@@ -76,7 +77,11 @@ def print_report(report: Report, *, report_path: str = "", verbose: bool = False
 
 def render(report: Report, *, width: int = PLAIN_WIDTH, report_path: str = "", verbose: bool = False) -> str:
     """The closing table as plain text, no line wider than ``width`` columns (at least 60); ends on a newline."""
-    lines = render_lines(report, width=width, report_path=report_path, verbose=verbose)
+    return as_text(render_lines(report, width=width, report_path=report_path, verbose=verbose))
+
+
+def as_text(lines: Iterable[Line]) -> str:
+    """Lines without their styles, each ended by a newline."""
     return "".join("".join(span.text for span in line).rstrip() + "\n" for line in lines)
 
 
@@ -105,8 +110,8 @@ def render_lines(report: Report, *, width: int, report_path: str = "", verbose: 
         *_passes(report.passes, room, verbose),
         (),
         *_figures(report, room),
-        *(line for found in report.validation for line in _outputs(found, room, verbose)),
-        *_gates(report.gates, room),
+        *output_lines(report.validation, room, verbose),
+        *gate_lines(report.gates, room),
         *_messages(report, room),
         *_closing(report, report_path, room),
     ]
@@ -171,7 +176,7 @@ def _changed(record: PassRecord) -> str:
         places = len(record.applied)
         distinct = len({site.rule or site.what for site in record.applied})
         parts.append(by_rule if distinct <= max(5, places // 2) else f"{places} places")
-    figures = [f"{_words(k)} {_value(v)}" for k, v in record.summary.items() if _is_scalar(v)]
+    figures = [f"{_words(k)} {_value(v)}" for k, v in record.summary.items() if k not in _KNOWN and _is_scalar(v)]
     return "; ".join([*parts, *figures[:6]]) or "changed"
 
 
@@ -213,11 +218,8 @@ def _figures(report: Report, width: int) -> Iterator[Line]:
         pair = before.parameters, after.parameters
         yield _row("  parameters", count(pair[0]), count(pair[1]), change(*pair))
         yield _row("  file size", size(before.bytes), size(after.bytes), change(before.bytes, after.bytes))
-    several = len(report.latency) > 1
-    for timed in report.latency:
-        yield from _latency(timed, several, width)
-    for found in report.validation:
-        yield from _scores(found, len(report.validation) > 1)
+    yield from latency_lines(report.latency, width)
+    yield from score_lines(report.validation)
 
 
 def _row(label: str, before: str, after: str, note: str = "", style: str = "") -> Line:
@@ -225,7 +227,13 @@ def _row(label: str, before: str, after: str, note: str = "", style: str = "") -
     return Span(pad(cut(label, _LABEL - 1), _LABEL)), Span(figures), Span(note, style)
 
 
-def _latency(timed: LatencyRecord, several: bool, width: int) -> Iterator[Line]:
+def latency_lines(records: Sequence[LatencyRecord], width: int) -> Iterator[Line]:
+    """Median and 95th percentile before and after, with the ratio; the provider is named where there are several."""
+    for timed in records:
+        yield from _timed(timed, len(records) > 1, width)
+
+
+def _timed(timed: LatencyRecord, several: bool, width: int) -> Iterator[Line]:
     name = f" {short_provider(timed.provider)}" if several else ""
     style = "good" if timed.low > 1 else "bad" if timed.high < 1 else ""
     ratio = f"{timed.ratio:.2f}x [{timed.low:.2f}, {timed.high:.2f}]"
@@ -252,7 +260,13 @@ def _noted(label: str, before: str, after: str, note: Span, width: int) -> Itera
         yield Span(" " * _LABEL), Span(line, note.style)
 
 
-def _scores(found: ValidationRecord, several: bool) -> Iterator[Line]:
+def score_lines(records: Sequence[ValidationRecord]) -> Iterator[Line]:
+    """Top-1, top-5 and the user's metric, before and after."""
+    for found in records:
+        yield from _scored(found, len(records) > 1)
+
+
+def _scored(found: ValidationRecord, several: bool) -> Iterator[Line]:
     name = f" {short_provider(found.provider)}" if several else ""
     for label, before, after in (
         ("top-1", found.reference_top1, found.candidate_top1),
@@ -266,7 +280,13 @@ def _scores(found: ValidationRecord, several: bool) -> Iterator[Line]:
         yield _row(f"  {label}{name}", f"{before:.4f}", f"{after:.4f}", note)
 
 
-def _outputs(found: ValidationRecord, width: int, verbose: bool) -> Iterator[Line]:
+def output_lines(records: Sequence[ValidationRecord], width: int, verbose: bool = False) -> Iterator[Line]:
+    """How far the outputs moved; without ``verbose`` the four that moved furthest."""
+    for found in records:
+        yield from _compared(found, width, verbose)
+
+
+def _compared(found: ValidationRecord, width: int, verbose: bool) -> Iterator[Line]:
     kind = "synthetic inputs" if found.synthetic else "samples"
     provider = short_provider(found.provider)
     yield (Span(f"  outputs on {found.samples} {kind}, {provider}:"),)
@@ -314,7 +334,8 @@ def _cosine(value: float) -> str:
     return f"{value:.4f}" if value < 0.9999 or value == 1.0 else f"1 - {1 - value:.0e}"
 
 
-def _gates(gates: Sequence[GateRecord], width: int) -> Iterator[Line]:
+def gate_lines(gates: Sequence[GateRecord], width: int) -> Iterator[Line]:
+    """Each gate with its numbers."""
     several = len({gate.provider for gate in gates if gate.provider}) > 1
     for index, gate in enumerate(gates):
         label = pad("  gates" if index == 0 else "", _LABEL)

@@ -233,7 +233,8 @@ def _drop(name: str, bound: float, user_set: bool, provider: str, found: Compari
     what, points = found.drop
     # A thousandth of a point forgives the binary fractions of 0.93 - 0.92.
     passed = points <= bound + 1e-3
-    said = f"{what} loses {points:.2f} points" if points > 0 else f"{what} loses nothing ({-points:+.2f} points)"
+    change = f"loses {points:.2f} points" if points > 0 else f"gains {-points:.2f} points" if points else "is the same"
+    said = f"{what} {change}"
     message = f"{said} on {found.samples} samples, {'within' if passed else 'over'} {bound:g}"
     return GateVerdict(name, passed, user_set, bound, points, "points", message, provider)
 
