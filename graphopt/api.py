@@ -16,11 +16,12 @@ from graphopt.data.callable import load_function
 from graphopt.data.preprocess import Preprocess
 from graphopt.data.readers import read_samples
 from graphopt.data.samples import Feed, Samples, split
-from graphopt.errors import GraphoptError, SampleError, UsageError
+from graphopt.errors import SampleError, UsageError
 from graphopt.model.interface import Interface
 from graphopt.model.model import Model
 from graphopt.pipeline.acceptance import Acceptance, Judge, require_runnable
 from graphopt.pipeline.checks import Grounds
+from graphopt.pipeline.contract import Pass
 from graphopt.pipeline.manager import Observer, PassManager
 from graphopt.pipeline.recipe import (
     PassEntry,
@@ -28,6 +29,8 @@ from graphopt.pipeline.recipe import (
     Step,
     TargetTable,
     build_steps,
+    check_order,
+    entry_of,
     explain,
     load_recipe,
     parse_pass,
@@ -71,14 +74,14 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything about a run but the model and the recipe; the keyword arguments of ``optimize``."""
+    """Everything about a run but the model and the passes; ``optimize`` documents each."""
 
     data: SampleSource | None = None
     calib: SampleSource | None = None
     evaluation: SampleSource | None = None
     preprocess: Preprocess | str | None = None
     metric: MetricFunction | str | None = None
-    gates: Gates | Mapping[str, Any] | None = None
+    gates: Gates | Mapping[str, object] | None = None
     target: Target | None = None
     seed: int | None = None
     dims: Mapping[str, int] = field(default_factory=dict)
@@ -87,7 +90,7 @@ class Settings:
     measure: bool = True
     allow_rollback: bool = False
     max_seconds: float = 60.0
-    progress: Progress = Silent()
+    progress: Progress = field(default_factory=Silent)
     observers: tuple[Observer, ...] = ()
 
 
@@ -95,65 +98,131 @@ def optimize(
     model: ModelSource,
     *,
     recipe: Recipe | str | os.PathLike[str] | None = None,
-    passes: Sequence[str] = (),
-    **settings: Any,
+    passes: Sequence[str | Pass[Any]] = (),
+    data: SampleSource | None = None,
+    calib: SampleSource | None = None,
+    evaluation: SampleSource | None = None,
+    preprocess: Preprocess | str | None = None,
+    metric: MetricFunction | str | None = None,
+    gates: Gates | Mapping[str, object] | None = None,
+    target: Target | None = None,
+    seed: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    validate: bool = True,
+    measure: bool = True,
+    allow_rollback: bool = False,
+    max_seconds: float = 60.0,
+    progress: Progress | None = None,
+    observers: Sequence[Observer] = (),
 ) -> Result:
     """Optimize a model and prove the result.
 
     Args:
         model: a path, a ``ModelProto`` or a ``Model``; never changed.
         recipe: a ``Recipe`` or the path of one (TOML).
-        passes: instead of a recipe: passes in order, as on the command line, e.g. ``"prune-weights:sparsity=0.5"``.
-            Without both: simplify, then quantize where there are samples, under the default gates.
-        **settings: the fields of ``Settings``:
-
-            * ``data``: samples to split into calibration and held-back evaluation, or ``calib`` and ``evaluation``:
-              a path (npz, folder of npz, folder of images), ``module:function``, a sequence of feeds or a callable.
-            * ``preprocess``: how pictures become inputs.
-            * ``metric``: a function ``(outputs, samples, metadata) -> float`` or ``module:function``.
-            * ``gates``: a ``Gates`` or its fields as a mapping.
-            * ``target``, ``seed``, ``dims`` and ``shapes`` (of synthetic inputs), ``validate``, ``measure``,
-              ``allow_rollback``, ``max_seconds`` (per latency measurement), ``progress``, ``observers``.
+        passes: instead of a recipe: passes in order, each as on the command line (``"prune-weights:sparsity=0.5"``)
+            or an instance of one. Without both: simplify, then quantize where there are samples, under the default
+            gates.
+        data: samples, split by ``seed`` into calibration and held-back evaluation: a path (npz, folder of npz, folder
+            of pictures), ``"module:function"``, a sequence of feeds or a callable.
+        calib: instead of ``data``: calibration samples.
+        evaluation: instead of ``data``: held-back samples.
+        preprocess: how pictures become inputs.
+        metric: ``(outputs, samples, metadata) -> float``, higher is better, or ``"module:function"``.
+        gates: what the result must hold; those of the recipe are overridden one by one.
+        target: providers and threads; default: the recipe's, else the CPU provider with one thread.
+        seed: for everything random; default: the recipe's, else 0.
+        dims: values of dynamic dimensions in synthetic inputs.
+        shapes: whole shapes of synthetic inputs, by input name.
+        validate: ``False``: run approximate passes on a model that cannot be run here.
+        measure: ``False``: time nothing; passes keep their defaults, and gates on latency are not judged.
+        allow_rollback: a named pass that was rolled back does not make the exit code 1.
+        max_seconds: longest single latency measurement, and each pass's time for measuring.
+        progress: where long loops report.
+        observers: called after each pass with its outcome and the model as it then stands.
 
     Returns:
         The model and the report; a failed gate is in the report, not an exception.
 
     Raises:
         GraphoptError: anything that stops the run; its class tells which part of the input it is about.
-        TypeError: an unknown setting.
     """
-    recipe_name = str(recipe) if isinstance(recipe, str | os.PathLike) else ""
-    return _Run(Model.of(model), _recipe_of(recipe, passes), recipe_name, Settings(**settings)).result()
+    settings = Settings(
+        data=data,
+        calib=calib,
+        evaluation=evaluation,
+        preprocess=preprocess,
+        metric=metric,
+        gates=gates,
+        target=target,
+        seed=seed,
+        dims=dims or {},
+        shapes=shapes or {},
+        validate=validate,
+        measure=measure,
+        allow_rollback=allow_rollback,
+        max_seconds=max_seconds,
+        progress=progress or Silent(),
+        observers=tuple(observers),
+    )
+    return _Run(model, _plan(recipe, passes), settings).result()
 
 
-def _recipe_of(recipe: Recipe | str | os.PathLike[str] | None, passes: Sequence[str]) -> Recipe | None:
+@dataclass(frozen=True)
+class _Plan:
+    """Which passes run, and the recipe that says so.
+
+    Attributes:
+        recipe: as given, made from the passes, or the default.
+        name: the recipe's file; empty without one.
+        steps: the passes, ready to go.
+        named: whether the user chose them.
+    """
+
+    recipe: Recipe
+    name: str
+    steps: tuple[Step, ...]
+    named: bool
+
+
+def _plan(recipe: Recipe | str | os.PathLike[str] | None, passes: Sequence[str | Pass[Any]]) -> _Plan:
     if recipe is not None and passes:
         raise UsageError("GO-201", "a recipe and --pass exclude each other", hint="put the pass into the recipe")
+    registry = Registry.discover()
     if passes:
-        return Recipe.of(parse_pass(text) for text in passes)
-    if recipe is None or isinstance(recipe, Recipe):
-        return recipe
-    return load_recipe(Path(recipe))
+        steps = tuple(_step(one, registry) for one in passes)
+        check_order(steps)
+        return _Plan(Recipe.of(entry_of(step.rewrite) for step in steps), "", steps, named=True)
+    if recipe is None:
+        default = Recipe.of(PassEntry(name=name) for name in DEFAULT_PASSES)
+        return _Plan(default, "", build_steps(default.passes, registry, named=False), named=False)
+    name = "" if isinstance(recipe, Recipe) else str(recipe)
+    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    return _Plan(loaded, name, build_steps(loaded.passes, registry, named=True), named=True)
+
+
+def _step(one: str | Pass[Any], registry: Registry) -> Step:
+    if isinstance(one, Pass):
+        return Step(one, named=True)
+    return build_steps([parse_pass(one)], registry, named=True)[0]
 
 
 class _Run:
     """One run: settles every setting first, so that nothing is computed before all of them are known to be good."""
 
-    def __init__(self, source: Model, recipe: Recipe | None, recipe_name: str, settings: Settings) -> None:
+    def __init__(self, model: ModelSource, plan: _Plan, settings: Settings) -> None:
         self.started = time.time()
-        self.source = source
-        self.recipe_name = recipe_name
+        self.plan = plan
         self.settings = settings
-        self.named = recipe is not None
-        self.recipe = recipe or Recipe.of(PassEntry(name=name) for name in DEFAULT_PASSES)
-        self.steps: tuple[Step, ...] = build_steps(self.recipe.passes, Registry.discover(), named=self.named)
-        self.seed = next((s for s in (settings.seed, self.recipe.seed) if s is not None), 0)
-        self.target = settings.target or _target_of(self.recipe.target)
+        self.seed = next((s for s in (settings.seed, plan.recipe.seed) if s is not None), 0)
+        self.target = settings.target or _target_of(plan.recipe.target)
         for provider in self.target.providers:
             require_available(provider)
-        self.gates = _gates_of(settings.gates, self.recipe.gates, floor=not self.named)
+        self.gates = _gates_of(settings.gates, plan.recipe.gates, floor=not plan.named)
         self.metric, self.metric_name = _metric_of(settings.metric)
-        self.calibration, self.evaluation = read_both(source.interface, settings, self.seed)
+        self.source = Model.of(model)
+        self.calibration, self.evaluation = read_both(self.source.interface, settings, self.seed)
         labelled = self.evaluation is not None and self.evaluation.labels is not None
         require_samples(
             self.gates, real_samples=self.evaluation is not None, scored=labelled or self.metric is not None
@@ -173,7 +242,7 @@ class _Run:
             validate=self.settings.validate,
             observers=self.settings.observers,
         )
-        stages = manager.run(self.steps)
+        stages = manager.run(self.plan.steps)
         accepted = Judge(
             source=self.source,
             gates=self.gates,
@@ -205,9 +274,9 @@ class _Run:
             RunFacts(
                 source=self.source,
                 source_name=str(self.source.path or ""),
-                recipe=self.recipe,
-                recipe_name=self.recipe_name,
-                named=self.named,
+                recipe=self.plan.recipe,
+                recipe_name=self.plan.name,
+                named=self.plan.named,
                 gates=self.gates,
                 target=self.target,
                 seed=self.seed,
@@ -258,7 +327,7 @@ def _target_of(table: TargetTable | None) -> Target:
     return Target(tuple(parse_provider(text) for text in table.providers), table.threads)
 
 
-def _gates_of(given: Gates | Mapping[str, Any] | None, from_recipe: Gates | None, *, floor: bool) -> Gates:
+def _gates_of(given: Gates | Mapping[str, object] | None, from_recipe: Gates | None, *, floor: bool) -> Gates:
     """Gates on the command line win, key by key, over those of the recipe; the default run adds its floor."""
     if given is not None and not isinstance(given, Gates):
         try:
@@ -276,6 +345,3 @@ def _metric_of(metric: MetricFunction | str | None) -> tuple[MetricFunction | No
     if isinstance(metric, str):
         return load_function(metric), metric.rpartition(":")[2]
     return metric, getattr(metric, "__name__", "metric")
-
-
-__all__ = ["GraphoptError", "Result", "Settings", "optimize", "read_both"]

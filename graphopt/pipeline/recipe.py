@@ -166,6 +166,12 @@ def build_steps(entries: Iterable[PassEntry], registry: Registry, *, named: bool
     return steps
 
 
+def entry_of(rewrite: Pass[Any]) -> PassEntry:
+    """The recipe table that stands for a pass: its name, and the options that are not the defaults."""
+    options = rewrite.options.model_dump(mode="json", exclude_defaults=True)
+    return PassEntry.model_validate({"name": rewrite.name, **options})
+
+
 def check_order(steps: Sequence[Step]) -> None:
     """Refuse an order that cannot be right.
 

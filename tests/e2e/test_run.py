@@ -187,3 +187,14 @@ def test_a_model_a_proto_and_a_path_are_all_taken(cnn: Path) -> None:
     results = [optimize(m, passes=["simplify"], measure=False) for m in (cnn, str(cnn), proto, Model.open(cnn))]
     assert len({r.model.fingerprint() for r in results}) == 1
     assert proto.SerializeToString() == before
+
+
+def test_passes_may_be_instances(cnn: Path) -> None:
+    from graphopt.passes import PruneWeights, Simplify
+
+    written = optimize(cnn, passes=["simplify", "prune-weights:sparsity=0.25"], measure=False)
+    made = optimize(
+        cnn, passes=[Simplify(Simplify.Options()), PruneWeights(PruneWeights.Options(sparsity=0.25))], measure=False
+    )
+    assert made.model.fingerprint() == written.model.fingerprint()
+    assert made.report.recipe.toml == written.report.recipe.toml
