@@ -19,6 +19,9 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
 
+CHUNK = 2048
+"""Rows multiplied at once: one row at a time, the sum over a wide Gram matrix would cost more than the products."""
+
 
 @dataclass(frozen=True)
 class Window:
@@ -80,42 +83,75 @@ def sample_positions(spatial: Sequence[int], limit: int, rng: np.random.Generato
 class Moments:
     """First and second moments of rows (x, t), added up chunk by chunk.
 
-    Products are taken in float32 and summed in float64.
+    Rows are collected until a product pays; products are taken in float32 and summed in float64.
 
     Args:
         inputs: columns of x.
         targets: columns of t; 0 where only x matters.
+
+    Attributes:
+        rows: rows added.
+        sum_x: Σ x, [inputs].
+        sum_t: Σ t, [targets].
+        square: Σ t², [targets].
     """
 
     def __init__(self, inputs: int, targets: int = 0) -> None:
         self.rows = 0
         self.sum_x: Matrix = np.zeros(inputs)
         self.sum_t: Matrix = np.zeros(targets)
-        self.gram: Matrix = np.zeros((inputs, inputs))
-        self.cross: Matrix = np.zeros((inputs, targets))
         self.square: Matrix = np.zeros(targets)
+        self._gram: Matrix = np.zeros((inputs, inputs))
+        self._cross: Matrix = np.zeros((inputs, targets))
+        self._waiting: list[tuple[Array, Array]] = []
+        self._count = 0
+
+    @property
+    def gram(self) -> Matrix:
+        """Σ x·xᵀ, [inputs, inputs]."""
+        self._multiply()
+        return self._gram
+
+    @property
+    def cross(self) -> Matrix:
+        """Σ x·tᵀ, [inputs, targets]."""
+        self._multiply()
+        return self._cross
 
     def add(self, x: Array, t: Array | None = None) -> None:
         """Add rows.
 
         Args:
             x: [rows, inputs], float32.
-            t: [rows, targets], float32.
+            t: [rows, targets], float32; needed where there are targets.
         """
+        goal = np.zeros((len(x), 0), np.float32) if t is None else t
+        self._waiting.append((x, goal))
+        self._count += len(x)
+        if self._count >= CHUNK:
+            self._multiply()
         self.rows += len(x)
         self.sum_x += x.sum(0, dtype=np.float64)
-        self.gram += x.T @ x
-        if t is not None:
-            self.sum_t += t.sum(0, dtype=np.float64)
-            self.cross += x.T @ t
-            self.square += np.square(t, dtype=np.float64).sum(0)
+        self.sum_t += goal.sum(0, dtype=np.float64)
+        self.square += np.square(goal, dtype=np.float64).sum(0)
+
+    def _multiply(self) -> None:
+        if not self._waiting:
+            return
+        x = np.concatenate([rows for rows, _ in self._waiting])
+        t = np.concatenate([goal for _, goal in self._waiting])
+        self._waiting.clear()
+        self._count = 0
+        self._gram += x.T @ x
+        self._cross += x.T @ t
 
     def __add__(self, other: Moments) -> Moments:
         """The moments of both sets of rows."""
         both = Moments(len(self.sum_x), len(self.sum_t))
         both.rows = self.rows + other.rows
-        for name in ("sum_x", "sum_t", "gram", "cross", "square"):
-            setattr(both, name, getattr(self, name) + getattr(other, name))
+        both.sum_x, both.sum_t = self.sum_x + other.sum_x, self.sum_t + other.sum_t
+        both.square = self.square + other.square
+        both._gram, both._cross = self.gram + other.gram, self.cross + other.cross
         return both
 
     def select(self, inputs: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> Moments:
@@ -123,8 +159,8 @@ class Moments:
         part = Moments(0)
         part.rows = self.rows
         part.sum_x, part.sum_t = self.sum_x[inputs], self.sum_t[targets]
-        part.gram = self.gram[np.ix_(inputs, inputs)]
-        part.cross = self.cross[np.ix_(inputs, targets)]
+        part._gram = self.gram[np.ix_(inputs, inputs)]
+        part._cross = self.cross[np.ix_(inputs, targets)]
         part.square = self.square[targets]
         return part
 
