@@ -75,9 +75,9 @@ class PruneWeights(Pass[PruneWeightsOptions]):
         Each reason is in the report with its node: weights behind DequantizeLinear (quantization already in a
         model is left alone), weights that are computed in the graph, overridable initializers (in IR 4 and
         later an initializer that is also a graph input is an input with a default, not a constant), tensors
-        that something other than a selected layer also uses, tensors with NaN, tensors below `min_elements`.
-        Biases are never pruned. A model without a single such weight is refused as a whole. Layers inside
-        bodies of If, Loop and Scan are not looked at.
+        that something other than a selected layer also uses, tensors with NaN or infinity, tensors below
+        `min_elements`. Biases are never pruned. A model without a single such weight is refused as a whole.
+        Layers inside bodies of If, Loop and Scan are not looked at.
 
     Safety:
         APPROXIMATE: the error is reported per output and obeys the gates. The report gives each tensor's
@@ -196,7 +196,7 @@ class PruneWeights(Pass[PruneWeightsOptions]):
             return f"{tensor.name} is also used by {_label(others[0])}, which is not to be pruned"
         if editor.is_output(tensor):
             return f"{tensor.name} is a graph output"
-        return f"{tensor.name} holds NaN" if np.isnan(value).any() else None
+        return None if np.isfinite(value).all() else f"{tensor.name} holds NaN or infinity"
 
 
 def exact_count(share: float, count: int) -> int:
@@ -285,9 +285,11 @@ def _from_constant(node: gs.Node, editor: GraphEditor) -> bool:
 
 
 def _store(editor: GraphEditor, weight: _Weight, pruned: Array) -> None:
-    first, index = weight.uses[0]
-    new = editor.set_constant(first, index, pruned)
-    for node, index in weight.uses[1:]:
+    (first, position), *others = weight.uses
+    for node, index in others:  # taken away for a moment, so that the tensor changes in place and keeps its name
+        editor.set_input(node, index, gs.Variable.empty())
+    new = editor.set_constant(first, position, pruned)
+    for node, index in others:
         editor.set_input(node, index, new)
 
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
+from graphopt.passes.simplify.rule import Limits
 from graphopt.testing.draft import Draft
 from graphopt.testing.formats import quantized
 
@@ -186,20 +187,12 @@ def test_a_shared_input_is_not_counted_as_freed() -> None:
     assert "would add 160000 bytes" in done.reasons("fold-constants")[0]
 
 
-def test_an_exploding_model_stops_at_the_total() -> None:
-    draft = Draft()
-    x = draft.input("x", [1])
-    for index in range(70):
-        size = constant(draft, f"size{index}", np.array([1 << 18]))
-        filled = draft.node("ConstantOfShape", [size], f"filled{index}")
-        x = draft.node("Add", [x, draft.node("Slice", [filled, "x_at", "x_to"], f"cut{index}")], f"sum{index}")
-    draft.input("x_at", [1], TensorProto.INT64)
-    draft.input("x_to", [1], TensorProto.INT64)
-    draft.node("Neg", [x], "y")
-    draft.output("y", [None])
-    done = simplified(draft.model("explosion"), max_fold_bytes=2 << 20)
-    assert done.rules["fold-constants"] == 64
-    assert "would add more than 67108864 bytes" in done.reasons("fold-constants")[0]
+def test_all_values_together_have_a_limit_too() -> None:
+    limits = Limits(node=100, total=150)
+    assert limits.refusal(100) is None
+    limits.added = 100
+    assert limits.refusal(60) == "all computed values together would add more than 150 bytes to the file"
+    assert limits.refusal(-60) is None
 
 
 def test_unknown_sizes_are_not_computed() -> None:
