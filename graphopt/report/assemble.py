@@ -21,7 +21,7 @@ from graphopt.report.build import (
     tool_record,
     validation_record,
 )
-from graphopt.report.schema import RecipeRecord, Report, Timings, Verdict
+from graphopt.report.schema import TIMED_WARNING, RecipeRecord, Report, Timings, Verdict
 from graphopt.runtime.target import Target
 from graphopt.validation.gates import Gates
 
@@ -157,5 +157,7 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         names = [spec.name for spec in facts.source.interface.overridable]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         found.append(f"{len(names)} initializers are also graph inputs and were left alone: {shown}")
-    found += [f"latency on {p} is inconclusive" for p, found_l in facts.accepted.latencies if not found_l.conclusive]
+    found += [
+        f"{TIMED_WARNING}{p} is inconclusive" for p, found_l in facts.accepted.latencies if not found_l.conclusive
+    ]
     return tuple(found)

@@ -20,6 +20,9 @@ SCHEMA_VERSION = 1
 TIMED_SUFFIXES = ("_ms", "_seconds", "speedup")
 """Keys of figures that a clock decided end like this; ``without_timings`` drops them."""
 
+TIMED_WARNING = "latency on "
+"""Warnings that a clock decided begin like this; ``without_timings`` drops them too."""
+
 Json = Any
 """What JSON can hold; checked where it is put in, by ``plain``."""
 
@@ -300,6 +303,7 @@ class Report(Record):
                 "latency": (),
                 "passes": tuple(_untimed_pass(p) for p in self.passes),
                 "gates": tuple(_untimed_gate(g) for g in self.gates),
+                "warnings": tuple(w for w in self.warnings if not w.startswith(TIMED_WARNING)),
             }
         )
 

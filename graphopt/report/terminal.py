@@ -23,6 +23,7 @@ from graphopt.report.text import (
     ASCII,
     Line,
     Span,
+    alike,
     cells,
     change,
     count,
@@ -196,7 +197,7 @@ def _value(value: object) -> str:
 
 def _details(record: PassRecord, verbose: bool) -> Iterator[str]:
     if record.skipped and not verbose:
-        reasons = counted([skip.reason for skip in record.skipped], _SHOWN_REASONS)
+        reasons = alike([skip.reason.removeprefix(skip.where).strip() for skip in record.skipped], _SHOWN_REASONS)
         yield printable(f"left alone {len(record.skipped)}: {reasons}")
     if verbose:
         for site in record.applied:

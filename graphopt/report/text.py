@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ ASCII = str.maketrans(
     {"✔": "+", "✘": "x", "→": "->", "≤": "<=", "≥": ">=", "Δ": "d", "·": "|", "…": "...", "²": "^2", "–": "-"}
 )
 """For streams that cannot encode the signs."""
+
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -153,3 +156,25 @@ def counted(texts: Sequence[str], most: int) -> str:
     shown = [f"{number} {text}" for text, number in ordered[:most]]
     rest = sum(number for _, number in ordered[most:])
     return ", ".join([*shown, f"{rest} others"] if rest else shown)
+
+
+def alike(texts: Sequence[str], most: int) -> str:
+    """Sentences that differ in numbers only, told once, the most frequent first, with how many there are.
+
+    Numbers in which they differ become ``…``: ``has … elements, fewer than 1024 (3); the weight is shared (1)``.
+    """
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for text in texts:
+        groups.setdefault(tuple(_NUMBER.split(text)), []).append(text)
+    ordered = sorted(groups.values(), key=lambda group: (-len(group), group[0]))
+    shown = [f"{_common(group)} ({len(group)})" for group in ordered[:most]]
+    rest = sum(len(group) for group in ordered[most:])
+    return "; ".join([*shown, f"other reasons ({rest})"] if rest else shown)
+
+
+def _common(group: Sequence[str]) -> str:
+    """The sentence of all in ``group``; numbers in which they differ as ``…``."""
+    numbers = zip(*(_NUMBER.findall(text) for text in group), strict=True)
+    kept = [found[0] if len(set(found)) == 1 else "…" for found in numbers]
+    words = _NUMBER.split(group[0])
+    return "".join(word + number for word, number in zip(words, [*kept, ""], strict=True))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from graphopt.report.schema import LatencyRecord, OutputRecord, Report, Timings, plain
+from graphopt.report.schema import TIMED_WARNING, LatencyRecord, OutputRecord, Report, Timings, plain
 
 from .records import applied, gate, latency, report, validation
 
@@ -38,6 +38,7 @@ def test_infinities_are_strings_and_read_back_as_numbers():
 def test_two_runs_that_differ_in_time_only_are_equal_without_timings():
     slow = report(
         latency=(latency(1.1, 0.9, 1.3),),
+        warnings=(*report().warnings, f"{TIMED_WARNING}CPUExecutionProvider is inconclusive"),
         timings=Timings(started="2030-12-31T00:00:00+00:00", total_seconds=1.0),
         passes=(applied().model_copy(update={"seconds": 99.0, "summary": {**applied().summary, "fold_ms": 77.0}}),),
         gates=(gate("min-speedup", timed=True, measured=9.9, message="9.90x"),),

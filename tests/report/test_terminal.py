@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from graphopt.report.schema import OutputRecord, PassRecord, Verdict
 from graphopt.report.terminal import encodable, print_report, render
 from graphopt.report.text import (
+    alike,
     cells,
     change,
     count,
@@ -50,7 +51,7 @@ def test_before_and_after_stand_side_by_side():
 def test_each_pass_says_what_changed_and_what_it_left_alone():
     text = render(report())
     assert "85 → 75 nodes; 9 BatchNorm folded, 1 Dropout removed" in " ".join(text.split())
-    assert "left alone 3: 2 the weight is shared, 1 the statistics are inputs" in text
+    assert "left alone 3: the weight is shared (2); the statistics are inputs (1)" in text
     assert "✘ remove-channels" in text
     assert "rolled back: outputs check: output 'logits': max|Δ|/max|y| 0.9 >" in text
     assert "1 min 15 s" in text
@@ -198,3 +199,9 @@ def test_a_single_miss_is_never_shown_as_all_right():
 
 def test_reasons_are_counted_the_most_frequent_first():
     assert counted(["b", "a", "a", "c", "d"], 2) == "2 a, 1 b, 2 others"
+
+
+def test_reasons_that_differ_in_numbers_only_are_told_once():
+    reasons = ["has 288 elements, fewer than 1024", "is shared", "has 576 elements, fewer than 1024", "x", "y"]
+    assert alike(reasons, 2) == "has … elements, fewer than 1024 (2); is shared (1); other reasons (2)"
+    assert alike(["a 1"], 3) == "a 1 (1)"
