@@ -6,11 +6,13 @@ values together exceed a memory budget are observed in groups, one session each;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
+import onnx
 
 from graphopt.analysis.histogram import TensorStatistics
 from graphopt.data.samples import Feed, Samples
@@ -91,9 +93,9 @@ def observe(
     seen: dict[str, int] = dict.fromkeys(wanted, 0)
     dtypes: dict[str, np.dtype[np.generic]] = {}
     groups = _groups(model, wanted, samples, memory_budget)
-    runs = [(group, feed) for group in groups for feed in ((group, i) for i in range(len(samples)))]
+    runs = [(group, index) for group in groups for index in range(len(samples))]
     session, current = None, None
-    for group, (_, index) in (progress or Silent()).track(runs, label="calibrating", total=len(runs)):
+    for group, index in (progress or Silent()).track(runs, label="calibrating", total=len(runs)):
         if session is None or group is not current:
             session = open_session(
                 model,
@@ -121,12 +123,13 @@ def _input_names(model: Model) -> frozenset[str]:
 
 def _groups(model: Model, names: Sequence[str], samples: Samples, budget: int) -> list[tuple[str, ...]]:
     """Cut ``names`` into consecutive groups whose values fit the budget; every group holds at least one."""
-    largest = _largest_dimension(samples[0]) if len(samples) else 1
+    sizes = _sizes(model, samples[0]) if len(samples) else {}
+    unknown = max(sizes.values(), default=0)
     groups: list[tuple[str, ...]] = []
     group: list[str] = []
     used = 0
     for name in names:
-        size = _bytes_of(model, name, largest)
+        size = sizes.get(name, unknown)
         if group and used + size > budget:
             groups.append(tuple(group))
             group, used = [], 0
@@ -135,17 +138,26 @@ def _groups(model: Model, names: Sequence[str], samples: Samples, budget: int) -
     return [*groups, tuple(group)] if group else groups
 
 
-def _largest_dimension(feed: Feed) -> int:
-    return max((d for value in feed.values() for d in np.shape(value)), default=1)
-
-
-def _bytes_of(model: Model, name: str, unknown: int) -> int:
-    """An estimate for grouping only: a dimension the model leaves open counts as the feed's largest one."""
-    tensor = model.editor.tensor(name)
-    shape = model.shape_of(tensor) if tensor is not None else None
-    if shape is None:
-        return 4 * unknown
-    size = 4
-    for position, dim in enumerate(shape):
-        size *= dim if isinstance(dim, int) else (1 if position == 0 else unknown)
-    return size
+def _sizes(model: Model, feed: Feed) -> dict[str, int]:
+    """Bytes that tensors take on one feed, as far as shape inference gets from the shapes of its arrays."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.skeleton()[0])
+    del proto.graph.value_info[:]
+    for value in proto.graph.input:
+        if value.name in feed:
+            fixed = onnx.helper.make_tensor_value_info(
+                value.name, value.type.tensor_type.elem_type, list(np.shape(feed[value.name]))
+            )
+            value.CopyFrom(fixed)
+    for value in proto.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    sizes: dict[str, int] = {}
+    try:
+        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception:  # the binding raises several unrelated types; the sizes only decide the grouping
+        return sizes
+    for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            sizes[value.name] = 4 * math.prod(d.dim_value for d in tensor.shape.dim)
+    return sizes

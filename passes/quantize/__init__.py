@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -12,14 +13,15 @@ from graphopt.analysis.activations import Activations, observe
 from graphopt.data.samples import Samples
 from graphopt.errors import GraphoptError, ModelError
 from graphopt.model.model import Model
-from graphopt.passes.quantize.candidates import candidates, default_placement
-from graphopt.passes.quantize.choose import WORTH, Bench, Trial, decide
+from graphopt.passes.quantize.candidates import default_placement
+from graphopt.passes.quantize.choose import WORTH, Bench, Trial
 from graphopt.passes.quantize.emit import emit
 from graphopt.passes.quantize.isa import kernels_saturate
 from graphopt.passes.quantize.placement import quantizable
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.prepare import prepare
 from graphopt.passes.quantize.ranges import Ranges, find_ranges, observed_tensors
+from graphopt.passes.quantize.search import Search
 from graphopt.passes.quantize.units import HEAVY, Unit, Units, find_units
 from graphopt.passes.quantize.verify import check_fusions, foreign_integer_op
 from graphopt.pipeline.contract import Broken, Pass, PassContext, PassOptions, PassResult, Refusal, Safety, Site, Skip
@@ -37,7 +39,8 @@ class QuantizeOptions(PassOptions):
     """Options of `quantize`."""
 
     calibration: Literal["min-max", "percentile"] = Field(
-        "min-max", description="what of a tensor's values its grid covers: all of them, or the middle `percentile` per cent"
+        "min-max",
+        description="what of a tensor's values its grid covers: all of them, or the middle `percentile` per cent",
     )
     percentile: float = Field(
         99.99, gt=50, le=100, description="share of the values that the grid covers, per cent; for percentile"
@@ -173,9 +176,21 @@ class Quantize(Pass[QuantizeOptions]):
         if not self.options.measure or ctx.time_budget <= 0:
             plan = replace(template, integer=default_placement(work.units, calibrated.possible))
             return (Trial("all", plan, float("nan"), float("nan")) if plan.integer else None), None
-        bench = Bench(work.model, ctx.model, template, calibrated.held_out, ctx.target, ctx.time_budget, ctx.progress)
-        bench.try_all(candidates(work.model, work.units, calibrated.possible))
-        return decide(bench.trials, self.options.min_sqnr), bench
+        bench = Bench(
+            work.model,
+            ctx.model,
+            template,
+            calibrated.held_out,
+            self.options.min_sqnr,
+            ctx.target,
+            ctx.time_budget,
+            ctx.progress,
+        )
+        assert ctx.samples is not None
+        search = Search(
+            bench, work.units, calibrated.possible, ctx.samples, calibrated.elements, _read_outside(work.model, work.units)
+        )
+        return search.run(), bench
 
 
 @dataclass(frozen=True)
@@ -194,14 +209,13 @@ class _Calibrated:
     ranges: Ranges
     trial_ranges: Ranges
     held_out: Samples
+    elements: Mapping[str, float]
     possible: frozenset[str]
     reasons: dict[str, str]
 
 
 def _prepared(ctx: PassContext) -> _Work:
-    blocked = {
-        tensor.name for node in ctx.editor.nodes() if not ctx.selection.allows(node) for tensor in node.outputs
-    }
+    blocked = {tensor.name for node in ctx.editor.nodes() if not ctx.selection.allows(node) for tensor in node.outputs}
     model = ctx.model.clone()
     try:
         prepare(model)
@@ -217,14 +231,14 @@ def _calibrate(work: _Work, ctx: PassContext, options: QuantizeOptions) -> _Cali
     samples = ctx.samples
     percentile = options.percentile if options.calibration == "percentile" else 100.0
     split = options.measure and options.placement == "auto" and len(samples) >= LEAST_SAMPLES_TO_SPLIT
-    held = [i for i in range(len(samples)) if i % 4 == 3][:HELD_OUT] if split else list(range(min(HELD_OUT, len(samples))))
+    held = (
+        [i for i in range(len(samples)) if i % 4 == 3][:HELD_OUT] if split else list(range(min(HELD_OUT, len(samples))))
+    )
     rest = [i for i in range(len(samples)) if i not in held] if split else []
 
     def watch(part: Samples) -> Activations:
         names = observed_tensors(work.units)
-        return observe(
-            work.model, names, part, histograms=percentile < 100, target=ctx.target, progress=ctx.progress
-        )
+        return observe(work.model, names, part, histograms=percentile < 100, target=ctx.target, progress=ctx.progress)
 
     if split:
         partial = watch(samples.take(rest))
@@ -236,13 +250,25 @@ def _calibrate(work: _Work, ctx: PassContext, options: QuantizeOptions) -> _Cali
     possible, reasons = quantizable(work.units, trial_ranges, lambda unit: unit.name in work.allowed)
     still, more = quantizable(work.units, ranges, lambda unit: unit.name in possible)
     reasons = {**work.units.refused, **_bodies(work.model), **reasons, **more}
-    return _Calibrated(ranges, trial_ranges, samples.take(held), still, reasons)
+    return _Calibrated(ranges, trial_ranges, samples.take(held), whole.elements, still, reasons)
+
+
+def _read_outside(model: Model, units: Units) -> frozenset[str]:
+    """Tensors that a node outside of all units reads: it reads floats."""
+    inside = {id(node) for unit in units.all for node in unit.nodes}
+    names = {tensor for unit in units.all for tensor in unit.writes}
+    found = ((name, model.editor.tensor(name)) for name in names)
+    return frozenset(
+        name for name, tensor in found if tensor and any(id(n) not in inside for n in model.editor.consumers(tensor))
+    )
 
 
 def _bodies(model: Model) -> dict[str, str]:
     """Nodes with bodies: what is inside stays float."""
     heavy = {"Conv", "Gemm", "MatMul"}
-    inside = Counter(id(graph) for node, graph in model.editor.all_nodes() if graph is not model.graph and node.op in heavy)
+    inside = Counter(
+        id(graph) for node, graph in model.editor.all_nodes() if graph is not model.graph and node.op in heavy
+    )
     if not inside:
         return {}
     return {
@@ -253,7 +279,9 @@ def _bodies(model: Model) -> dict[str, str]:
 
 
 def _nothing_to_do(model: Model) -> str:
-    types = {str(c.dtype) for n in model.editor.nodes() for t in n.inputs[1:2] if (c := model.editor.constant(t)) is not None}
+    types = {
+        str(c.dtype) for n in model.editor.nodes() for t in n.inputs[1:2] if (c := model.editor.constant(t)) is not None
+    }
     if "float16" in types:
         return "the weights are float16: the integer kernels start from float32 models"
     return "there is no convolution or linear layer with a constant float32 weight"

@@ -1,4 +1,4 @@
-"""Rule-based placements, in the order in which they are tried."""
+"""Rule-based placements."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ def default_placement(units: Units, possible: Collection[str]) -> frozenset[str]
     return settle(units, possible)
 
 
-def candidates(model: Model, units: Units, possible: Collection[str]) -> Iterator[tuple[str, frozenset[str]]]:
-    """Sets of units worth measuring, each with a label.
+def without_stems(model: Model, units: Units, whole: frozenset[str]) -> frozenset[str]:
+    """``whole`` without the convolutions that read the picture itself."""
+    return settle(units, whole - stems(units, lambda unit: _input_channels(model, unit)))
+
+
+def split_placements(model: Model, units: Units, whole: frozenset[str]) -> Iterator[tuple[str, frozenset[str]]]:
+    """``whole`` without the highest resolutions, then its convolutions and linear layers alone; each with a label.
 
     Args:
         model: the float model.
         units: its units.
-        possible: names of the units that may become integer.
+        whole: the placement to start from.
     """
-    whole = default_placement(units, possible)
-    yield "all", whole
-    first = stems(units, lambda unit: _input_channels(model, unit))
-    yield "all but the first convolution", settle(units, whole - first)
     sizes = {unit.name: _resolution(model, unit) for unit in units.all}
-    for limit in sorted({s for s in sizes.values() if s > 1}, reverse=True)[:SPLITS]:
-        low = {name for name in whole if sizes[name] < limit}
-        yield f"all below {limit} positions a channel", settle(units, low)
+    coarse = {name: size.bit_length() // 2 for name, size in sizes.items()}
+    for limit in sorted({c for name, c in coarse.items() if sizes[name] > 1}, reverse=True)[:SPLITS]:
+        low = {name for name in whole if coarse[name] < limit}
+        yield f"all below {4**limit // 2} positions a channel", settle(units, low)
     heavy = {unit.name for unit in units.all if unit.kind in HEAVY}
     yield "convolutions and linear layers", settle(units, whole & heavy)
 

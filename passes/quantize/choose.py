@@ -1,12 +1,12 @@
-"""Chooses a placement: candidates are written, compared and timed, and the fastest that is accurate enough wins."""
+"""Writes, compares and times placements, and keeps the fastest that is accurate enough."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from graphopt.data.samples import Samples
+from graphopt.data.samples import Array, Samples
 from graphopt.errors import RuntimeFailure
 from graphopt.model.model import Model
 from graphopt.passes.quantize.emit import emit
@@ -15,10 +15,14 @@ from graphopt.progress import Progress, Silent
 from graphopt.runtime.latency import measure_pair
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import Target
-from graphopt.validation.compare import compare
+from graphopt.validation.compare import Comparator
 
 WORTH = 1.02
 """A placement must be this much faster than the float model to be worth its error."""
+LONGEST = 3.0
+"""Seconds to time one placement, at most."""
+HOPELESS_DB = 2.0
+"""A placement this far below the target is timed only roughly."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,18 @@ class Bench:
         reference: what accuracy and speed are compared with.
         template: ranges and the like; placements differ from it in ``integer`` alone.
         held_out: calibration samples that no range was taken from.
+        target_db: SQNR that a placement should reach.
         target: where to run.
         seconds: time for all trials together.
         progress: where to report.
+        trials: what was measured so far.
     """
 
     model: Model
     reference: Model
     template: Plan
     held_out: Samples
+    target_db: float
     target: Target
     seconds: float
     progress: Progress = field(default_factory=Silent)
@@ -64,6 +71,7 @@ class Bench:
     def __post_init__(self) -> None:
         self._deadline = time.perf_counter() + self.seconds
         self._float = self._open(self.reference)
+        self._exact: list[dict[str, Array]] = []
 
     @property
     def left(self) -> float:
@@ -79,19 +87,13 @@ class Bench:
         emit(candidate, plan)
         try:
             session = self._open(candidate)
-            trial = Trial(label, plan, self._sqnr(session), self._ratio(session))
+            sqnr = self._sqnr(session)
+            trial = Trial(label, plan, sqnr, self._ratio(session, rough=sqnr < self.target_db - HOPELESS_DB))
         except RuntimeFailure:
             # A placement that this onnxruntime cannot load or run is no candidate.
             return None
         self.trials.append(trial)
         return trial
-
-    def try_all(self, candidates: Iterable[tuple[str, frozenset[str]]]) -> None:
-        """Measure candidates in order until the time is up; at least one is measured."""
-        for label, integer in self.progress.track(candidates, label="trying placements"):
-            self.try_out(label, integer)
-            if self.left <= 0:
-                return
 
     def _open(self, model: Model) -> Session:
         return open_session(
@@ -102,13 +104,17 @@ class Bench:
         )
 
     def _sqnr(self, session: Session) -> float:
-        worst = compare(self._float, session, self.held_out).worst
+        if not self._exact:
+            self._exact = [dict(self._float.run(feed)) for feed in self.held_out]
+        comparator = Comparator(self._float.output_names)
+        for feed, exact in zip(self.held_out, self._exact, strict=True):
+            comparator.update(exact, session.run(feed))
+        worst = comparator.result().worst
         return float("inf") if worst is None else worst.fidelity_db
 
-    def _ratio(self, session: Session) -> float:
-        share = max(0.5, min(3.0, self.left / 4))
-        measured = measure_pair(self._float, session, self.held_out, max_seconds=share, half_width=0.01)
-        return measured.ratio
+    def _ratio(self, session: Session, *, rough: bool) -> float:
+        share = min(LONGEST / 4 if rough else LONGEST, max(self.left / 4, 0.5))
+        return measure_pair(self._float, session, self.held_out, max_seconds=share, half_width=0.01).ratio
 
 
 def decide(trials: Sequence[Trial], target_db: float) -> Trial | None:

@@ -17,26 +17,35 @@ from graphopt.model.model import Model
 from graphopt.passes.quantize.guards import break_silent_quantization
 from graphopt.passes.quantize.plan import Grid, Interval, Plan
 from graphopt.passes.quantize.units import Kind, Unit, Units, find_units
-from graphopt.passes.quantize.weights import quantize_weight
+from graphopt.passes.quantize.weights import adds_pairs, channel_axis, quantize_weight
 
 SIGMOID_GRID = Grid(float(np.float32(1 / 255)), 0)
 """Covers [0, 1]: what Sigmoid, HardSigmoid and Softmax give."""
 
 
-def emit(model: Model, plan: Plan) -> None:
+def emit(model: Model, plan: Plan) -> Mapping[str, str]:
     """Make the units of ``plan`` integer; the rest of ``model`` keeps computing in float.
 
     Args:
         model: changed in place, and finished.
         plan: names units as ``find_units(model)`` does, with a range for every tensor that they read or write.
+
+    Returns:
+        Output name of each node that computes for a unit → the unit's name.
     """
     units = find_units(model)
     chosen = tuple(unit for unit in units.all if unit.name in plan.integer)
     writer = Writer(model, units, plan)
     for unit in chosen:
+        writer.unit = unit.name
         _EMITTERS[unit.kind](writer, unit)
     model.finish()
     break_silent_quantization(model)
+    return writer.made | {t: unit.name for unit in chosen for node in unit.nodes for t in _names(node)}
+
+
+def _names(node: gs.Node) -> list[str]:
+    return [tensor.name for tensor in node.outputs if not tensor.is_empty()]
 
 
 class Writer:
@@ -50,6 +59,8 @@ class Writer:
         self._limit_pairs = plan.limit_pairs
         self._readers = units.readers()
         self._bounds = {tensor: u.bounds for u in units.all for tensor in u.writes if u.bounds is not None}
+        self.unit = ""
+        self.made: dict[str, str] = {}
         self._codes: dict[str, gs.Tensor] = {}
         self._grids: dict[str, Grid] = {}
         self._floats: dict[tuple[str, Grid], gs.Tensor] = {}
@@ -121,11 +132,8 @@ class Writer:
             axis: its axis of output channels.
             bias: [channels].
         """
-        # The kernel of a depthwise convolution with one filter a channel does not add pairs.
-        groups = unit.head.attrs.get("group", 1) if unit.kind is Kind.CONV else 0
-        paired = not (groups == weight.shape[0] and weight.shape[1] == 1)
         scale = self.grid(unit.reads[0]).scale
-        result = quantize_weight(weight, axis, scale, bias, limit_pairs=self._limit_pairs and paired)
+        result = quantize_weight(weight, axis, scale, bias, limit_pairs=self._limit_pairs and adds_pairs(unit, weight))
         hint = unit.head.inputs[slot].name
         scales = self.editor.add_constant(f"{hint}_scale", result.scales)
         zeros = self.editor.add_constant(f"{hint}_zero", np.zeros(result.scales.shape, np.int8))
@@ -145,7 +153,10 @@ class Writer:
 
     def node(self, op: str, inputs: Sequence[gs.Tensor], hint: str, **attrs: object) -> gs.Tensor:
         """The output of a new node."""
-        return self.editor.add_node(op, list(inputs), attrs=attrs, name=hint).outputs[0]
+        made = self.editor.add_node(op, list(inputs), attrs=attrs, name=hint)
+        if op not in ("QuantizeLinear", "DequantizeLinear"):
+            self.made |= dict.fromkeys(_names(made), self.unit)
+        return made.outputs[0]
 
     def _own_grid(self, tensor: str) -> Grid:
         grid = Grid.covering(self.ranges[tensor])
@@ -207,7 +218,7 @@ def _gemm(writer: Writer, unit: Unit) -> None:
     node, editor = unit.head, writer.editor
     weight = editor.constant(node.inputs[1])
     assert weight is not None
-    axis = 0 if node.attrs.get("transB", 0) else 1
+    axis = channel_axis(unit)
     bias = None
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         value = editor.constant(node.inputs[2])
@@ -331,6 +342,7 @@ def _move(writer: Writer, unit: Unit) -> None:
     made = editor.add_node(
         node.op, inputs, attrs=dict(node.attrs), outputs=len(node.outputs), name=f"{unit.name}_codes"
     )
+    writer.made |= dict.fromkeys(_names(made), unit.name)
     for tensor, codes in zip(node.outputs, made.outputs, strict=True):
         if not tensor.is_empty():
             writer.write_codes(tensor.name, codes, grid)

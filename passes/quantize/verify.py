@@ -43,10 +43,14 @@ def written_kernels(model: Model) -> Counter[str]:
     for node in model.editor.nodes():
         if node.op not in _KERNELS:
             continue
-        sources = [model.editor.producer(tensor) for tensor in node.inputs[:2]]
-        if all(source is not None and source.op == "DequantizeLinear" for source in sources):
+        source = model.editor.producer(node.inputs[1])
+        if source is not None and source.op == "DequantizeLinear" and _is_weight(model, source):
             counts[node.op] += 1
     return counts
+
+
+def _is_weight(model: Model, dequantize: gs.Node) -> bool:
+    return model.editor.constant(dequantize.inputs[0]) is not None
 
 
 def loaded_kernels(model: Model, target: Target) -> Counter[str]:

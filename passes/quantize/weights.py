@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.passes.quantize.isa import PAIR_LIMIT, largest_pair
+from graphopt.passes.quantize.units import Kind, Unit
 
 WEIGHT_LEVELS = 127
 """Codes of a symmetric int8 weight are -127 … 127."""
@@ -71,3 +72,24 @@ def quantize_weight(
     if bias is not None:
         bias_codes = np.rint(bias.astype(np.float64) / bias_scales).astype(np.int32)
     return IntegerWeight(codes, scales, bias_codes, bias_scales)
+
+
+def channel_axis(unit: Unit) -> int:
+    """The axis of output channels of a convolution's or linear layer's weight."""
+    return 0 if unit.kind is Kind.CONV or unit.head.attrs.get("transB", 0) else 1
+
+
+def adds_pairs(unit: Unit, weight: npt.NDArray[np.float32]) -> bool:
+    """Whether the unit's kernel may add pairs of products in int16; that of a depthwise convolution does not."""
+    groups = unit.head.attrs.get("group", 1) if unit.kind is Kind.CONV else 0
+    return not (groups == weight.shape[0] and weight.shape[1] == 1)
+
+
+def rounded_weight(
+    unit: Unit, weight: npt.NDArray[np.float32], axis: int, *, limit_pairs: bool
+) -> npt.NDArray[np.float32]:
+    """What the weight becomes in integers, as floats (without what its bias would ask for)."""
+    result = quantize_weight(weight, axis, 1.0, None, limit_pairs=limit_pairs and adds_pairs(unit, weight))
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    return np.asarray(result.codes * result.scales.reshape(shape), np.float32)

@@ -1,0 +1,116 @@
+"""Which placements are tried: simple rules first, then minimum cuts at a rising price of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from graphopt.data.samples import Samples
+from graphopt.errors import RuntimeFailure
+from graphopt.passes.quantize.candidates import default_placement, split_placements, without_stems
+from graphopt.passes.quantize.choose import Bench, Trial, decide
+from graphopt.passes.quantize.costs import measure_noise, measure_times
+from graphopt.passes.quantize.cut import Costs, best_placement
+from graphopt.passes.quantize.units import Units
+
+PRICES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+"""What a relative noise energy of 1 is worth, in times of the float model."""
+ENOUGH_DB = 6.0
+"""Placements this far above the target need no higher price."""
+NOISE_SHARE = 0.5
+"""Share of the remaining time that measuring noise may take."""
+NO_GAIN = 0.98
+"""A placement this close to the fastest is as fast."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Looks for a placement.
+
+    Attributes:
+        bench: where placements are measured.
+        units: the model's units.
+        possible: names of those that may become integer.
+        samples: calibration samples to measure noise on.
+        elements: tensor name → elements.
+        floating: tensors that something outside of all units reads.
+    """
+
+    bench: Bench
+    units: Units
+    possible: frozenset[str]
+    samples: Samples
+    elements: Mapping[str, float]
+    floating: frozenset[str]
+
+    def run(self) -> Trial | None:
+        """The best placement found in the bench's time; ``None``: none is worth its error."""
+        bench = self.bench
+        whole = default_placement(self.units, self.possible)
+        bench.try_out("all", whole)
+        if bench.left > 0:
+            bench.try_out("all but the first convolution", without_stems(bench.model, self.units, whole))
+        costs = self._times() if bench.left > 0 else None
+        if costs is not None:
+            bench.try_out("cut by time", self._cut(costs, 0.0))
+        if not self._settled():
+            self._by_noise(costs, whole)
+        return decide(bench.trials, bench.target_db)
+
+    def _settled(self) -> bool:
+        """The accurate ones are as fast as any: noise needs no look."""
+        best = decide(self.bench.trials, self.bench.target_db)
+        if best is None or best.sqnr_db < self.bench.target_db:
+            return False
+        return best.ratio >= NO_GAIN * max(trial.ratio for trial in self.bench.trials)
+
+    def _times(self) -> Costs | None:
+        bench = self.bench
+        try:
+            return measure_times(
+                bench.model,
+                self.units,
+                bench.template,
+                self.possible,
+                self.samples[0],
+                elements=self.elements,
+                target=bench.target,
+            )
+        except RuntimeFailure:
+            # Everything in integers at once does not load: the simple placements must do.
+            return None
+
+    def _by_noise(self, costs: Costs | None, whole: frozenset[str]) -> None:
+        noisy = self._noise(costs) if costs is not None else None
+        if noisy is None:
+            for label, integer in split_placements(self.bench.model, self.units, whole):
+                if self.bench.left > 0:
+                    self.bench.try_out(label, integer)
+            return
+        total = sum(noisy.float_ms.values())
+        for price in self.bench.progress.track(PRICES, label="trying placements", total=len(PRICES)):
+            if self.bench.left <= 0:
+                return
+            trial = self.bench.try_out(f"cut at {price:g}", self._cut(noisy, price * total))
+            if trial is not None and trial.sqnr_db > self.bench.target_db + ENOUGH_DB:
+                return
+
+    def _noise(self, costs: Costs) -> Costs | None:
+        bench = self.bench
+        try:
+            return measure_noise(
+                bench.model,
+                self.units,
+                bench.template,
+                self.possible,
+                self.samples,
+                costs,
+                seconds=bench.left * NOISE_SHARE,
+                target=bench.target,
+                progress=bench.progress,
+            )
+        except RuntimeFailure:
+            return None
+
+    def _cut(self, costs: Costs, price: float) -> frozenset[str]:
+        return best_placement(self.units, self.possible, costs, price, self.floating)
