@@ -114,9 +114,9 @@ class Simplify(Pass[SimplifyOptions]):
             applied=tuple(sites),
             skipped=tuple(skips),
             summary={
+                **({"folded_bytes_added": limits.added} if limits.added else {}),
                 "nodes_before": before,
                 "nodes_after": len(ctx.editor.nodes()),
-                "folded_bytes_added": limits.added,
                 "rules": {name: counts[name] for name in RULES if counts[name]},
             },
         )
