@@ -59,7 +59,7 @@ class Window:
             for d in range(len(self.kernel))
         ]
         where: tuple[Any, ...] = (slice(None), slice(None), *index)
-        picked = wide[where]  # [N, C, P, K]
+        picked: Array = wide[where]  # [N, C, P, K]
         n, channels, count, size = picked.shape
         return picked.transpose(0, 2, 1, 3).reshape(n * count, channels * size)
 

@@ -13,11 +13,12 @@ from graphopt.analysis.channels import Channels, Group, channel_groups
 from graphopt.analysis.channels.factors import Indices
 from graphopt.analysis.costs import total_macs
 from graphopt.model.model import Model
-from graphopt.passes.remove_channels import select, surgery
+from graphopt.passes.remove_channels import select
 from graphopt.passes.remove_channels.compensate import RIDGES, Refit, compensate
 from graphopt.passes.remove_channels.sites import Site as Layer
 from graphopt.passes.remove_channels.sites import find_sites
 from graphopt.passes.remove_channels.streams import Walk
+from graphopt.passes.remove_channels.surgery import Removal
 from graphopt.passes.remove_channels.widths import exclusive, kept_width, unit_of
 from graphopt.pipeline.contract import (
     Broken,
@@ -147,10 +148,11 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
         before = (ctx.model.parameter_count, total_macs(ctx.model))
         original = ctx.model.clone()
         kept, notes = self._choose(ctx, channels, plan)
-        surgery.mask(ctx.model, channels, kept)
-        refits = self._compensate(ctx, channels, kept, original)
+        removal = Removal(ctx.model, channels, kept)
+        removal.mask()
+        refits = self._compensate(ctx, removal, original)
         oracle = ctx.model.clone()
-        surgery.cut(ctx.model, channels, kept)
+        removal.cut()
         ctx.model.finish()
         after = (ctx.model.parameter_count, total_macs(ctx.model))
         summary = {
@@ -229,18 +231,16 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
         samples = ctx.samples.first(self.options.max_samples)
         return Walk(samples, ctx.target, ctx.seed, self.options.positions, ctx.progress)
 
-    def _compensate(
-        self, ctx: PassContext, channels: Channels, kept: Mapping[int, Indices], original: Model
-    ) -> list[Refit]:
+    def _compensate(self, ctx: PassContext, removal: Removal, original: Model) -> list[Refit]:
         walk = self._walk(ctx)
         if walk is None or self.options.compensation == "none":
             return []
         ridges: tuple[float, ...] = () if self.options.compensation == "bias" else RIDGES
         if ridges and self.options.ridge is not None:
             ridges = (self.options.ridge,)
-        layers = [s for s in find_sites(ctx.model, channels) if _reads_removed(channels, kept, s)]
+        layers = [s for s in find_sites(ctx.model, removal.channels) if _reads_removed(removal, s)]
         allowed = [layer for layer in layers if ctx.selection.allows(layer.node)]
-        return compensate(original, ctx.model, channels, kept, allowed, walk, ridges)
+        return compensate(original, removal, allowed, walk, ridges)
 
     def _summary(self, channels: Channels, kept: Mapping[int, Indices]) -> dict[str, Json]:
         total = sum(group.size for group in channels.groups)
@@ -255,9 +255,9 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
         }
 
 
-def _reads_removed(channels: Channels, kept: Mapping[int, Indices], layer: Layer) -> bool:
-    leaves = channels.facts.atoms.leaves(layer.use.axes[layer.input_axis()])
-    return any(atom in kept for atom in leaves)
+def _reads_removed(removal: Removal, layer: Layer) -> bool:
+    leaves = removal.channels.facts.atoms.leaves(layer.use.axes[layer.input_axis()])
+    return any(atom in removal.kept for atom in leaves)
 
 
 def _sites(channels: Channels, plan: _Plan, kept: Mapping[int, Indices]) -> list[Site]:

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import linalg
 
-from graphopt.analysis.channels import Channels, Kept
 from graphopt.analysis.moments import Moments
 from graphopt.model.model import Model
 from graphopt.passes.remove_channels.sites import Site
 from graphopt.passes.remove_channels.streams import Walk, run_needed
+from graphopt.passes.remove_channels.surgery import Removal, output_axis
 
 Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -57,57 +57,32 @@ class Fit:
 
 
 def compensate(
-    original: Model,
-    masked: Model,
-    channels: Channels,
-    kept: Kept,
-    sites: Sequence[Site],
-    walk: Walk,
-    ridges: Sequence[float],
+    original: Model, removal: Removal, sites: Sequence[Site], walk: Walk, ridges: Sequence[float]
 ) -> list[Refit]:
-    """Refit ``sites``, in graph order, inside the masked model.
+    """Refit ``sites``, in graph order, inside a masked model.
 
     Args:
         original: the model before masking.
-        masked: the model to change; ``channels`` and ``sites`` hold its nodes.
-        channels: its channel structure.
-        kept: channels that stay.
-        sites: the layers to refit.
+        removal: the masked model and what stays in it.
+        sites: the layers to refit, nodes of the masked model.
         walk: the samples.
         ridges: ridges to choose from; empty: only biases are corrected.
     """
     done = []
     for position, site in enumerate(sites):
         pending = {id(later.node) for later in sites[position + 1 :]}
-        label = f"refit {position + 1}/{len(sites)}"
-        done.append(_refit(original, masked, channels, kept, site, walk, ridges, pending, label))
+        join = _join(removal.model, site, pending)
+        sums = gather(original, removal.model, site, walk, join, f"refit {position + 1}/{len(sites)}")
+        done.append(_refit(removal, site, sums, ridges))
     return done
 
 
-def _refit(
-    original: Model,
-    masked: Model,
-    channels: Channels,
-    kept: Kept,
-    site: Site,
-    walk: Walk,
-    ridges: Sequence[float],
-    pending: set[int],
-    label: str,
-) -> Refit:
-    join = _join(masked, site, pending)
-    fitting, judging = gather(original, masked, site, walk, join, label)
-    weight = site.matrix(masked)
-    axis = site.input_axis()
-    alive_in = np.isin(
-        site.columns(np.arange(site.use.value.shape[axis])), channels.remaining(site.use.axes[axis], kept)
-    )
-    out_axis = next(a for a in range(site.use.value.ndim) if a != axis and a < 2)
-    alive_out = channels.remaining(site.use.axes[out_axis], kept)
-    columns = np.flatnonzero(alive_in)
-    fitting, judging = fitting.select(columns, alive_out), judging.select(columns, alive_out)
+def _refit(removal: Removal, site: Site, sums: tuple[Moments, Moments], ridges: Sequence[float]) -> Refit:
+    weight = site.matrix(removal.model)
+    columns, alive_out = _alive(removal, site)
+    fitting, judging = (moments.select(columns, alive_out) for moments in sums)
     plain = weight[np.ix_(columns, alive_out)]
-    offset = site.offset(masked)[alive_out]
+    offset = site.offset(removal.model)[alive_out]
     fit, before, after = choose(fitting, judging, plain, offset, ridges, intercept=site.bias is not None)
     variance = judging.variance()
     if fit is None or variance <= 0:
@@ -116,8 +91,17 @@ def _refit(
     fresh[np.ix_(columns, alive_out)] = fit.weight
     push = np.zeros(weight.shape[1])
     push[alive_out] = fit.bias - offset
-    site.write(masked, fresh, push)
+    site.write(removal, fresh, push)
     return Refit(site.name, before / variance, after / variance, fit.ridge, True)
+
+
+def _alive(removal: Removal, site: Site) -> tuple[Indices, Indices]:
+    """(columns of the layer's matrix whose channels stay, outputs that stay)."""
+    axis = site.input_axis()
+    entries = removal.channels.remaining(site.use.axes[axis], removal.kept)
+    held = np.isin(site.columns(np.arange(site.use.value.shape[axis])), entries)
+    outputs = removal.channels.remaining(site.use.axes[output_axis(site.use)], removal.kept)
+    return np.flatnonzero(held), outputs
 
 
 def _join(masked: Model, site: Site, pending: set[int]) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from graphopt.analysis.channels import Channels, Use
 from graphopt.analysis.moments import Window, sample_positions
 from graphopt.model.model import Model
-from graphopt.passes.remove_channels.surgery import add_bias
+from graphopt.passes.remove_channels.surgery import Removal, constant
 
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ class Site:
 
     def matrix(self, model: Model) -> Matrix:
         """The weight as float64 [inputs · kernel, outputs]."""
-        value = _constant(model, self.node, self.use.index).astype(np.float64)
+        value = constant(model, self.node, self.use.index).astype(np.float64)
         return value.reshape(len(value), -1).T if self.transposed else value
 
     def columns(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -70,22 +70,23 @@ class Site:
         width = self.matrix(model).shape[1]
         if self.bias is None or self.bias[0] is not self.node or not _present(self.node, self.bias[1]):
             return np.zeros(width)
-        bias = _constant(model, self.node, self.bias[1]).astype(np.float64)
+        bias = constant(model, self.node, self.bias[1]).astype(np.float64)
         return np.broadcast_to(bias.reshape(-1), (width,)).copy()
 
-    def write(self, model: Model, matrix: Matrix, push: Matrix) -> None:
+    def write(self, removal: Removal, matrix: Matrix, push: Matrix) -> None:
         """Set the weight to ``matrix`` and add ``push`` to the bias, where the layer has or takes one."""
         shape, dtype = self.use.value.shape, self.use.value.dtype
         value = (matrix.T if self.transposed else matrix).reshape(shape).astype(dtype)
-        model.editor.set_constant(self.node, self.use.index, np.ascontiguousarray(value))
+        editor = removal.model.editor
+        editor.set_constant(self.node, self.use.index, np.ascontiguousarray(value))
         if self.bias is None or not push.any():
             return
         node, index = self.bias
         if node is self.node:
-            add_bias(model, node, index, push)
+            removal.add_bias(node, index, push)
         else:
-            old = _constant(model, node, index)
-            model.editor.set_constant(node, index, (old.astype(np.float64) + push).astype(old.dtype))
+            old = constant(removal.model, node, index)
+            editor.set_constant(node, index, (old.astype(np.float64) + push).astype(old.dtype))
 
     def rows(self, x: Array, targets: Array, limit: int, rng: np.random.Generator) -> tuple[Array, Array]:
         """Rows of the layer's input and of the target, at most ``limit`` a picture.
@@ -162,7 +163,7 @@ def _gemm(model: Model, node: gs.Node, use: Use) -> Site | None:
         return None
     transposed = bool(node.attrs.get("transB", 0))
     width = use.value.shape[0 if transposed else 1]
-    if _present(node, 2) and _constant(model, node, 2).size not in (1, width):
+    if _present(node, 2) and constant(model, node, 2).size not in (1, width):
         return None
     return Site(node, use, None, transposed, bias=(node, 2))
 
@@ -186,10 +187,3 @@ def _present(node: gs.Node, index: int) -> bool:
 
 def _takes_bias(model: Model, node: gs.Node, index: int) -> bool:
     return not _present(node, index) or model.editor.constant(node.inputs[index]) is not None
-
-
-def _constant(model: Model, node: gs.Node, index: int) -> Array:
-    value = model.editor.constant(node.inputs[index])
-    if value is None:
-        raise ValueError(f"input {index} of {node.name} is not constant")
-    return value

@@ -56,7 +56,7 @@ def evaluate(op: str, inputs: Sequence[Array | None], attrs: Mapping[str, Any], 
     names = [f"i{k}" if value is not None else "" for k, value in enumerate(inputs)]
     feeds = {f"i{k}": value for k, value in enumerate(inputs) if value is not None}
     try:
-        plain: dict[str, Any] = {name: _attribute(value) for name, value in attrs.items()}
+        plain: dict[str, Any] = {key: _attribute(given) for key, given in attrs.items()}
         node = helper.make_node(op, names, ["y"], **plain)
         infos = [
             helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
@@ -64,10 +64,10 @@ def evaluate(op: str, inputs: Sequence[Array | None], attrs: Mapping[str, Any], 
         ]
         graph = helper.make_graph([node], "one", infos, [onnx.ValueInfoProto(name="y")])
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
-        result = ReferenceEvaluator(model).run(None, feeds)[0]
+        results: Any = ReferenceEvaluator(model).run(None, feeds)
     except Exception:  # the reference implementation raises whatever numpy raises
         return None
-    return np.asarray(result) if isinstance(result, np.ndarray | np.generic) else None
+    return np.asarray(results[0]) if isinstance(results[0], np.ndarray | np.generic) else None
 
 
 def _attribute(value: Any) -> Any:
