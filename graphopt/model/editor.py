@@ -27,9 +27,14 @@ _CONSTANT_ATTRIBUTES: dict[str, npt.DTypeLike] = {
     "value_strings": object,
 }
 
+_LAZY_ABOVE = 32
+"""Readers above which a tensor's list of readers is put right lazily."""
+
 
 class GraphEditor:
     """Reads and edits one model's graph.
+
+    Ask the editor for the readers of a tensor: gs's own ``tensor.outputs`` may be behind until the next ``nodes()``.
 
     Tensors and nodes compare by identity. A tensor or node of another model (or of a clone) must not be passed in.
 
@@ -40,6 +45,8 @@ class GraphEditor:
     def __init__(self, graph: EditGraph) -> None:
         self._graph = graph
         self._names: set[str] | None = None
+        self._suffixes: dict[str, int] = {}
+        self._stale: dict[int, gs.Tensor] = {}
         self._tensors: dict[str, gs.Tensor] | None = None
         self._bodies: list[EditGraph] | None = None
         self._removed: dict[int, gs.Node] = {}
@@ -71,7 +78,7 @@ class GraphEditor:
 
     def consumers(self, tensor: gs.Tensor) -> list[gs.Node]:
         """The nodes that read ``tensor``, each once; nodes of bodies that capture it included."""
-        unique = {id(node): node for node in tensor.outputs}
+        unique = {id(node): node for node in self._uses(tensor)}
         return list(unique.values())
 
     def is_output(self, tensor: gs.Tensor) -> bool:
@@ -97,10 +104,11 @@ class GraphEditor:
     def unique_name(self, hint: str) -> str:
         """``hint``, or ``hint_1``, ``hint_2``, …: a name that no tensor or node of the model has; it is reserved."""
         names = self._known_names()
-        name, suffix = hint, 0
+        name, suffix = hint, self._suffixes.get(hint, 0)
         while not name or name in names:
             suffix += 1
             name = f"{hint}_{suffix}"
+        self._suffixes[hint] = suffix
         names.add(name)
         return name
 
@@ -165,8 +173,11 @@ class GraphEditor:
         """Makes ``tensor`` the node's input ``index``; missing inputs before it become empty."""
         while len(node.inputs) <= index:
             node.inputs.append(gs.Variable.empty())
-        if node.inputs[index] is not tensor:
-            node.inputs[index] = tensor
+        old = node.inputs[index]
+        if old is not tensor:
+            list.__setitem__(node.inputs, index, tensor)
+            list.append(tensor.outputs, node)
+            self._unlink(old, node)
 
     def set_attr(self, node: gs.Node, name: str, value: Any | None) -> None:
         """Sets an attribute; ``None`` removes it."""
@@ -190,7 +201,7 @@ class GraphEditor:
         current = node.inputs[index]
         if self.constant(current) is None:
             raise PassError("GO-801", "not a constant", where=f"input {index} of node {node.name!r}")
-        if isinstance(current, EditConstant) and len(current.outputs) == 1 and not self.is_output(current):
+        if isinstance(current, EditConstant) and len(self._uses(current)) == 1 and not self.is_output(current):
             current._values = frozen(value)
             return current
         fresh = self.add_constant(current.name, value)
@@ -204,13 +215,13 @@ class GraphEditor:
         on and keeps its name: ``new`` takes the name over, or an Identity copies it where ``new`` cannot be renamed
         (an input, an initializer, another output, a tensor of another level).
 
-        The readers are those before the call: a node that computes ``new`` from ``old`` must be added after it, or
-        left out of ``consumers``.
+        New nodes that compute ``new`` from ``old`` (a quantizer put behind a tensor) keep reading ``old``.
         """
         if old is new:
             return
         wanted = None if consumers is None else {id(node) for node in consumers}
-        readers = [n for n in self.consumers(old) if wanted is None or id(n) in wanted]
+        between = _new_ancestors(new)
+        readers = [n for n in self.consumers(old) if (wanted is None or id(n) in wanted) and id(n) not in between]
         moved = {id(node) for node in readers}
         for node in readers:
             for index, tensor in enumerate(node.inputs):
@@ -230,11 +241,16 @@ class GraphEditor:
             PassError: GO-801 if an output is still in use.
         """
         for tensor in node.outputs:
-            if tensor.name and (tensor.outputs or self.is_output(tensor)):
+            if tensor.name and (self._uses(tensor) or self.is_output(tensor)):
                 raise PassError("GO-801", f"tensor {tensor.name!r} is still used", where=f"removing node {node.name!r}")
         if node_bodies(node):
             self._bodies = None
-        algorithms.detach([node])
+            algorithms.detach([node])
+        inputs = list(node.inputs)
+        list.clear(node.inputs)
+        for tensor in inputs:
+            self._unlink(tensor, node)
+        node.outputs.clear()
         self._removed[id(node)] = node
 
     def bypass(self, node: gs.Node, input_index: int = 0) -> None:
@@ -247,7 +263,7 @@ class GraphEditor:
             self.replace_uses(old, new, consumers=self.consumers(old))
             return
         self.replace_uses(old, new)
-        if not any(t.outputs or self.is_output(t) for t in node.outputs if t.name):
+        if not any(self._uses(t) or self.is_output(t) for t in node.outputs if t.name):
             self.remove_node(node)
 
     def freeze_input(self, tensor: gs.Tensor) -> gs.Constant:
@@ -291,7 +307,30 @@ class GraphEditor:
             self._bodies = list(self._graph.bodies())
         return [self._graph, *self._bodies]
 
+    def _unlink(self, tensor: gs.Tensor, node: gs.Node) -> None:
+        """Forgets that ``node`` reads ``tensor`` in one place.
+
+        Searching the readers of a tensor that thousands share (a scale, a zero point) once for each of them would be
+        quadratic: such lists are put right when someone looks.
+        """
+        if len(tensor.outputs) <= _LAZY_ABOVE:
+            list.remove(tensor.outputs, node)
+        else:
+            self._stale[id(tensor)] = tensor
+
+    def _uses(self, tensor: gs.Tensor) -> list[gs.Node]:
+        """The readers of ``tensor``, one entry a place."""
+        if self._stale.pop(id(tensor), None) is not None:
+            unique = {id(node): node for node in tensor.outputs}
+            places = [node for node in unique.values() for source in node.inputs if source is tensor]
+            list.clear(tensor.outputs)
+            list.extend(tensor.outputs, places)
+        uses: list[gs.Node] = tensor.outputs
+        return uses
+
     def _compact(self) -> None:
+        for tensor in list(self._stale.values()):
+            self._uses(tensor)
         if not self._removed:
             return
         removed, self._removed = self._removed, {}
@@ -368,6 +407,18 @@ def _depth(graph: EditGraph) -> int:
     while parent is not None:
         depth, parent = depth + 1, parent.parent
     return depth
+
+
+def _new_ancestors(tensor: gs.Tensor) -> set[int]:
+    """Ids of the nodes behind ``tensor``, back to the first that came from the source."""
+    found: set[int] = set()
+    stack = list(tensor.inputs)
+    while stack:
+        node = stack.pop()
+        if id(node) not in found and getattr(node, "record", None) is None:
+            found.add(id(node))
+            stack.extend(producer for t in node.inputs for producer in t.inputs)
+    return found
 
 
 def _read_only(tensor: gs.Constant) -> Array:

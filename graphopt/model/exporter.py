@@ -15,7 +15,7 @@ from graphopt.errors import PassError
 from graphopt.model import dtypes
 from graphopt.model.graph import AttributeRecord, EditConstant, EditGraph, NodeRecord, RawAttribute
 from graphopt.model.importer import view_of
-from graphopt.model.weights import Array, TensorRecord, encode
+from graphopt.model.weights import Array, TensorRecord, encode, frozen
 
 Writer = Callable[[str, Array, TensorRecord | None], TensorProto | onnx.SparseTensorProto]
 
@@ -38,20 +38,19 @@ class ExportOptions:
     is_opaque: Callable[[gs.Node], bool] | None = None
 
 
-def export_graph(graph: EditGraph, options: ExportOptions, *, top: bool = True) -> onnx.GraphProto:
-    """The graph as a protobuf.
+def export_graph(graph: EditGraph, options: ExportOptions, proto: onnx.GraphProto, *, top: bool = True) -> None:
+    """Writes the graph into an empty protobuf.
 
     Raises:
         PassError: GO-801 when an edit left an attribute that ONNX cannot express, with the node's name.
     """
-    proto = onnx.GraphProto()
     proto.CopyFrom(graph.envelope.proto)
     for node in graph.nodes:
         _export_node(node, proto.node.add(), options)
     constants = owned_constants(graph, top=top, hoist=options.list_initializers)
     writer = options.writer if top else encode
     for constant in [*constants, *_live_defaults(graph)]:
-        tensor = writer(constant.name, constant._values, getattr(constant, "record", None))
+        tensor = writer(constant.name, settled(constant), getattr(constant, "record", None))
         if isinstance(tensor, TensorProto):
             proto.initializer.append(tensor)
         else:
@@ -62,7 +61,14 @@ def export_graph(graph: EditGraph, options: ExportOptions, *, top: bool = True) 
         proto.value_info.extend(graph.envelope.values.values())
     else:
         proto.value_info.extend(_opaque_values(graph, options.is_opaque))
-    return proto
+
+
+def settled(constant: gs.Constant) -> Array:
+    """A constant's array, read-only from now on, also where it was put in past the editor."""
+    array: Array = constant.values
+    if array.flags.writeable:
+        array = constant._values = frozen(array)
+    return array
 
 
 def _live_defaults(graph: EditGraph) -> list[EditConstant]:
@@ -212,7 +218,7 @@ def _export_attribute(
         if source is not None and source.proto.type == AttributeProto.GRAPH:
             proto.CopyFrom(source.proto)
         proto.name, proto.type = name, AttributeProto.GRAPH
-        proto.g.CopyFrom(export_graph(value, options, top=False))
+        export_graph(value, options, proto.g, top=False)
     elif source is not None and _is_source_value(value, source):
         proto.CopyFrom(source.proto)
     elif isinstance(value, RawAttribute):

@@ -137,7 +137,8 @@ class Importer:
         name = self._name(proto)
         node = EditNode(proto.op_type, name, attrs, inputs, outputs, domain)
         node.home = graph
-        node.record = NodeRecord(copy_fields(proto, without=("attribute",)), tuple(records), name)
+        bare = copy_fields(proto, without=("attribute",)) if records else proto
+        node.record = NodeRecord(bare, tuple(records), name)
         return node
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.errors import ModelError
+from graphopt.errors import LimitError, ModelError
 from graphopt.model import algorithms, envelope, opset, save, shapes, wellformed
 from graphopt.model.check import check_skeleton
 from graphopt.model.clone import clone_graph
@@ -60,7 +61,7 @@ class Model:
         self._inferred = False
         self._source_failures: frozenset[str] = frozenset()
         self._settled: _State | None = None
-        self._digests: dict[int, tuple[Array, str]] = {}
+        self._digests: dict[int, tuple[weakref.ref[Array], str]] = {}
         self.path = path
         self.notes = notes
         self.metadata: dict[str, str] = {entry.key: entry.value for entry in header.metadata_props}
@@ -213,7 +214,7 @@ class Model:
                 GO-308 where the training information names something that is gone.
         """
         self.editor.flush()
-        if self._state().same_as(self._settled):
+        if self._settled is not None and self._settled.same_as(self._state(*self._bare())):
             return ()
         algorithms.remove_dead_code(self._graph)
         algorithms.sort_graph(self._graph)
@@ -225,7 +226,6 @@ class Model:
         envelope.check_training(self._header, self._graph)
         self._infer(source=False)
         envelope.refresh_values(self._graph)
-        self._settled = self._state()
         return tuple(notes)
 
     def raise_opset(self, version: int) -> tuple[str, ...]:
@@ -254,7 +254,13 @@ class Model:
     # Writing
 
     def to_proto(self) -> onnx.ModelProto:
-        """The whole model as one protobuf, weights inside; a fresh copy."""
+        """The whole model as one protobuf, weights inside; a fresh copy.
+
+        Raises:
+            LimitError: GO-701 above 1.9 GiB of weights, which one protobuf cannot hold; ``save`` can.
+        """
+        if self.weight_bytes > save.EXTERNAL_LIMIT:
+            raise LimitError("GO-701", "the weights do not fit one protobuf", hint="save the model to a file instead")
         return self._export(ExportOptions())
 
     def skeleton(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
@@ -325,14 +331,14 @@ class Model:
         write_metadata(proto, self.metadata)
         import_domains(proto, self._levels())
         options = replace(options, list_initializers=self.ir_version < 4)
-        proto.graph.CopyFrom(export_graph(self._graph, options))
+        export_graph(self._graph, options, proto.graph)
         return proto
 
     def _digest(self, array: Array) -> str:
         found = self._digests.get(id(array))
-        if found is None or found[0] is not array:
+        if found is None or found[0]() is not array:
             digest = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
-            found = self._digests[id(array)] = (array, digest)
+            found = self._digests[id(array)] = (weakref.ref(array), digest)
         return found[1]
 
     def _ensure_inferred(self) -> None:
@@ -340,24 +346,28 @@ class Model:
             self._inferred = True
             self._infer(source=True)
 
+    def _bare(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
+        """The skeleton without the declarations that inference replaces."""
+        return self._split(given_names=True, is_opaque=shapes.opaque_nodes(self._header))
+
     def _infer(self, *, source: bool) -> None:
-        is_opaque = shapes.opaque_nodes(self._header)
-        skeleton = self._split(given_names=True, is_opaque=is_opaque)[0]
+        skeleton, arrays = self._bare()
         result = shapes.infer(skeleton)
         fresh = result.failures - self._source_failures
         if source:
             self._source_failures = result.failures
             if fresh:
                 self.notes += (f"the source fails strict shape inference: {_shown(fresh)}",)
-            self._settled = self._state()
         elif fresh:
             raise ModelError("GO-307", "types or shapes conflict", where=_shown(fresh))
+        self._settled = self._state(skeleton, arrays)
         if result.proto is not None:
-            shapes.apply(self._graph, result.proto.graph, is_opaque)
+            shapes.apply(self._graph, result.proto.graph, shapes.opaque_nodes(self._header))
 
-    def _state(self) -> _State:
-        proto, arrays = self._split(given_names=True)
-        return _State(hashlib.sha256(proto.SerializeToString(deterministic=True)).digest(), tuple(arrays.values()))
+    @staticmethod
+    def _state(skeleton: onnx.ModelProto, arrays: Mapping[str, Array]) -> _State:
+        digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).digest()
+        return _State(digest, tuple(arrays.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -367,10 +377,9 @@ class _State:
     skeleton: bytes
     arrays: tuple[Array, ...]
 
-    def same_as(self, other: _State | None) -> bool:
+    def same_as(self, other: _State) -> bool:
         return (
-            other is not None
-            and self.skeleton == other.skeleton
+            self.skeleton == other.skeleton
             and len(self.arrays) == len(other.arrays)
             and all(a is b for a, b in zip(self.arrays, other.arrays, strict=True))
         )

@@ -11,7 +11,8 @@ import pytest
 from onnx.backend.test.loader import load_model_tests
 
 from graphopt.model.model import Model
-from tests.model.probes import PROBES, canonical
+
+from .probes import PROBES, canonical
 
 
 @pytest.mark.parametrize("probe", PROBES, ids=lambda p: p.__name__)
