@@ -68,6 +68,7 @@ class Importer:
         self._taken.update(n.name for n in wellformed.walk_nodes(proto.node) if n.name)
         # The view refers to protobuf nodes; a copy without weights lets the source's memory go.
         light = copy_fields(proto, without=("initializer", "sparse_initializer"))
+        wellformed.check_text(light)
         return self._graph(light, ChainMap(), None, initializers=proto)
 
     def _graph(
@@ -109,6 +110,7 @@ class Importer:
         records = [(t.name, decode(t, self._files)) for t in proto.initializer]
         records += [(t.values.name, decode_sparse(t, self._files)) for t in proto.sparse_initializer]
         for name, record in records:
+            wellformed.check_text(record.header)
             constant = _constant(name, record, graph)
             if name in overridable:
                 graph.envelope.defaults[name] = constant

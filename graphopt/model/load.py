@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import onnx
@@ -49,11 +50,12 @@ def read_proto(path: Path) -> onnx.ModelProto:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            return path.read_bytes()
+        why = "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file"
     except FileNotFoundError:
         why = "there is no such file"
-    except IsADirectoryError:
-        why = "it is a folder"
     except OSError as error:
         why = error.strerror or str(error)
     raise ModelError("GO-301", "cannot read the model file", where=str(path), why=why)

@@ -100,11 +100,14 @@ class Model:
 
     @classmethod
     def _build(cls, proto: onnx.ModelProto, files: ExternalFiles, path: Path | None) -> Model:
-        wellformed.check_functions(proto)
-        wellformed.check_operators(proto)
-        importer = Importer(proto.ir_version, files)
-        graph = importer.graph(proto.graph)
-        header = copy_fields(proto, without=("graph",))
+        try:
+            wellformed.check_text(header := copy_fields(proto, without=("graph",)))
+            wellformed.check_functions(proto)
+            wellformed.check_operators(proto)
+            importer = Importer(proto.ir_version, files)
+            graph = importer.graph(proto.graph)
+        except UnicodeDecodeError as error:
+            raise ModelError("GO-304", "a name or text in the model is not UTF-8", why=str(error)) from None
         notes = [*importer.notes, *normalise_domains(header)]
         return cls(header, graph, path=path, notes=tuple(notes))
 

@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.model.graph import EditGraph
 from graphopt.model.importer import view_of
+from graphopt.model.wellformed import knows
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def opaque_nodes(header: onnx.ModelProto) -> Callable[[gs.Node], bool]:
 
     @cache
     def unknown(domain: str, op: str) -> bool:
-        return (domain, op) not in functions and not onnx.defs.has(op, opsets.get(domain, 1), domain)
+        return (domain, op) not in functions and not knows(op, opsets.get(domain, 1), domain)
 
     return lambda node: unknown(node.domain or "", node.op)
 

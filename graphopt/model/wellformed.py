@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto
 
 from graphopt.errors import ModelError
@@ -62,6 +63,31 @@ def check_functions(proto: onnx.ModelProto) -> None:
         raise ModelError("GO-304", "a local function calls itself", where=path) from None
 
 
+def knows(op: str, version: int, domain: str) -> bool:
+    """Whether onnx has a schema for an operator; no for versions it cannot even represent."""
+    try:
+        return bool(onnx.defs.has(op, version, domain))
+    except TypeError:
+        return False
+
+
+def check_text(message: Message) -> None:
+    """Refuses text that is no UTF-8: protobuf hands it out as bytes, or fails when it is read in the middle of an edit.
+
+    Raises:
+        ModelError: GO-304 with the text.
+    """
+    stack = [message]
+    while stack:
+        for descriptor, value in stack.pop().ListFields():
+            if descriptor.type == descriptor.TYPE_MESSAGE:
+                stack.extend([value] if isinstance(value, Message) else value)
+            elif descriptor.type == descriptor.TYPE_STRING:
+                texts = [value] if isinstance(value, str | bytes) else value
+                if not all(isinstance(text, str) for text in texts):
+                    raise ModelError("GO-304", "a name or text in the model is not UTF-8", why=repr(list(texts)[:3]))
+
+
 def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """All nodes, those of subgraph bodies included."""
     stack = [iter(nodes)]
@@ -100,7 +126,7 @@ def check_operators(proto: onnx.ModelProto) -> None:
             raise ModelError(
                 "GO-305", f"operator {node.op_type} is used, but no opset of the standard domain", where=node.name
             )
-        if not onnx.defs.has(node.op_type, version, ""):
+        if not knows(node.op_type, version, ""):
             raise ModelError(
                 "GO-305",
                 f"operator {node.op_type} is not in opset {version}",
@@ -176,7 +202,7 @@ def _check_outputs(graph: onnx.GraphProto, known: Container[str], outer: Contain
     for value in graph.output:
         if value.name in seen:
             raise ModelError("GO-308", f"output {value.name!r} is listed twice", where=f"graph {graph.name!r}")
-        if value.name not in known and value.name not in outer:
+        if not value.name or (value.name not in known and value.name not in outer):
             raise ModelError("GO-304", f"output {value.name!r} is never computed", where=f"graph {graph.name!r}")
         seen.add(value.name)
 
