@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import ClassVar
 
 CODES: dict[str, str] = {
-    "GO-101": "a gate failed",
     "GO-201": "bad command line",
     "GO-202": "unknown pass",
     "GO-203": "bad pass option",
@@ -102,12 +101,6 @@ class GraphoptError(Exception):
             "hint": self.hint,
             "exit_code": self.exit_code,
         }
-
-
-class GateFailed(GraphoptError):
-    """A gate the user set does not hold: a valid, negative result."""
-
-    exit_code = 1
 
 
 class UsageError(GraphoptError):

@@ -68,7 +68,7 @@ def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
 
     \b
     --preprocess keys: resize=256 or WxH, filter=bilinear, crop=224 or WxH, scale=1/127.5,
-    mean=1 or r;g;b, std=1 or r;g;b (both after scale), layout=nchw|nhwc, color=rgb|bgr|gray
+    mean=1 or r,g,b, std=1 or r,g,b (both after scale), layout=nchw|nhwc, color=rgb|bgr|gray
     """
     destinations = plan_outputs(models, output, words["report"], overwrite=words["overwrite"])
     worst = 0

@@ -169,6 +169,12 @@ class PassManager:
 def _as_bug(step: Step, error: Exception) -> GraphoptError:
     if isinstance(error, GraphoptError):
         return error
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        wrapped = PassError(
+            "GO-802", f"{step.name} edited a weight in place", hint="make a new array: editor.set_constant"
+        )
+        wrapped.__cause__ = error
+        return wrapped
     bug = PassError if not step.rewrite.__class__.__module__.startswith("graphopt.passes") else InternalError
     code = "GO-900" if bug is InternalError else "GO-801"
     wrapped = bug(

@@ -14,7 +14,6 @@ from typing import Any
 
 from graphopt.errors import (
     CODES,
-    GateFailed,
     GraphoptError,
     InternalError,
     LimitError,
@@ -42,7 +41,6 @@ HEADINGS = (
 """The headings of a card, in order; each is a line of the docstring, with its text indented below it."""
 
 FAMILIES: dict[str, type[GraphoptError]] = {
-    "1": GateFailed,
     "2": UsageError,
     "3": ModelError,
     "4": SampleError,

@@ -104,3 +104,9 @@ def test_a_selection_that_matches_nothing_stops_the_run() -> None:
     with pytest.raises(UsageError) as caught:
         manager().run([chosen])
     assert caught.value.code == "GO-207"
+
+
+def test_an_edit_in_place_is_named_as_such() -> None:
+    (stage,) = manager().run([step(doubles.EditsInPlace)])
+    assert stage.outcome.error is not None
+    assert stage.outcome.error.code == "GO-802"
