@@ -286,9 +286,10 @@ class Model:
         """Writes the model, atomically; above 1.9 GiB the weights go to a data file beside it.
 
         Raises:
-            OutputError: GO-501, GO-502 or GO-504; what was there before is untouched then.
+            OutputError: GO-501, GO-502, GO-503 or GO-504; what was there before is untouched then.
         """
         target = Path(path)
+        target = target.resolve() if target.is_symlink() else target
         save.check_target(target, overwrite=overwrite)
         if self.weight_bytes > save.EXTERNAL_LIMIT:
             proto, arrays = self._split(given_names=False)
@@ -321,7 +322,7 @@ class Model:
             if name in defaults or not _is_stubbed(array, record):
                 return encode(name, array, record)
             arrays[name] = array
-            return stub(name, array)
+            return stub(name, array, record)
 
         options = ExportOptions(writer=writer, given_names=given_names, is_opaque=is_opaque)
         return self._export(options), arrays

@@ -2,6 +2,7 @@
 
 The bytes are staged beside the target, synced, read back and compared, and only then renamed over it; a data file
 comes first and carries a hash of its content in its name, so that the model file is the one point of commitment.
+While it is written, a staged file is locked: one without a lock was left by a process that was killed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -20,9 +21,15 @@ import onnx
 from graphopt.errors import OutputError
 from graphopt.model.weights import Array, raw_bytes, stored_size, stub
 
+try:
+    import fcntl
+except ImportError:  # only POSIX has it; elsewhere two writers are not told apart
+    fcntl = None  # type: ignore[assignment]
+
 EXTERNAL_LIMIT = int(1.9 * 2**30)
 """Bytes of weights above which they go to a data file: protobuf ends at 2 GiB."""
 ALIGNMENT = 4096
+"""Weights in a data file start at multiples of this many bytes, so that they can be memory-mapped."""
 _CHUNK = 4 << 20
 
 
@@ -44,13 +51,13 @@ def save_inline(proto: onnx.ModelProto, path: Path) -> None:
     """Writes a model with its weights inside.
 
     Raises:
-        OutputError: GO-501 if it cannot be written, GO-504 if it does not read back; the old file is untouched then.
+        OutputError: GO-501 if it cannot be written, GO-503 if another process is writing it, GO-504 if it does not
+            read back; the old file is untouched then.
     """
     data = proto.SerializeToString(deterministic=True)
-    with _staged(path) as (staged, commit):
-        _write(staged, [data])
-        _verify(staged, hashlib.sha256(data).hexdigest())
-        commit(staged, path)
+    with _Staged(path) as staged:
+        staged.write([data])
+        staged.commit()
 
 
 def save_external(skeleton: onnx.ModelProto, arrays: dict[str, Array], path: Path) -> None:
@@ -62,34 +69,37 @@ def save_external(skeleton: onnx.ModelProto, arrays: dict[str, Array], path: Pat
         path: where the model goes.
 
     Raises:
-        OutputError: GO-501 or GO-504; the old files are untouched then.
+        OutputError: GO-501, GO-503 or GO-504; the old files are untouched then.
     """
     digest = hashlib.sha256()
     for chunk in _data_chunks(list(arrays.values())):
         digest.update(chunk)
-    name = f"{path.stem}.{digest.hexdigest()[:16]}.data"
+    target = path.with_name(f"{path.stem}.{digest.hexdigest()[:16]}.data")
+    _place(skeleton, arrays, target.name)
+    old = _own_data_files(path)
+    with _Staged(path) as staged, _Staged(target) as staged_data:
+        staged_data.write(_data_chunks(list(arrays.values())))
+        staged.write([skeleton.SerializeToString(deterministic=True)])
+        staged_data.commit()
+        try:
+            staged.commit()
+        except OutputError:
+            if target not in old:
+                target.unlink(missing_ok=True)
+            raise
+    for leftover in old - {target}:
+        leftover.unlink(missing_ok=True)
+
+
+def _place(skeleton: onnx.ModelProto, arrays: dict[str, Array], location: str) -> None:
+    """Gives every stub its place in the data file; notes on a tensor stay."""
     offset = 0
     for tensor in skeleton.graph.initializer:
         if tensor.name in arrays:
             array = arrays[tensor.name]
-            notes = (tensor.doc_string, list(tensor.metadata_props))
-            tensor.CopyFrom(stub(tensor.name, array, name, offset))
-            if notes[0]:
-                tensor.doc_string = notes[0]
-            tensor.metadata_props.extend(notes[1])
+            del tensor.external_data[:]
+            tensor.MergeFrom(onnx.TensorProto(external_data=stub("", array, None, location, offset).external_data))
             offset = _aligned(offset + stored_size(array))
-    data = skeleton.SerializeToString(deterministic=True)
-    old = _own_data_files(path)
-    target = path.parent / name
-    with _staged(path) as (staged, commit), _staged(target) as (staged_data, commit_data):
-        _write(staged_data, _data_chunks(list(arrays.values())))
-        _verify(staged_data, digest.hexdigest())
-        _write(staged, [data])
-        _verify(staged, hashlib.sha256(data).hexdigest())
-        commit_data(staged_data, target)
-        commit(staged, path)
-    for leftover in old - {target}:
-        leftover.unlink(missing_ok=True)
 
 
 def _aligned(offset: int) -> int:
@@ -99,7 +109,8 @@ def _aligned(offset: int) -> int:
 def _data_chunks(arrays: list[Array]) -> Iterator[bytes | memoryview]:
     for index, array in enumerate(arrays):
         size = stored_size(array)
-        view = memoryview(raw_bytes(array)) if size != array.nbytes else memoryview(array.reshape(-1).view("u1").data)
+        packed = size != array.nbytes
+        view = memoryview(raw_bytes(array)) if packed else memoryview(array.reshape(-1).view("u1").data)
         for start in range(0, size, _CHUNK):
             yield view[start : start + _CHUNK]
         if index < len(arrays) - 1:
@@ -108,58 +119,95 @@ def _data_chunks(arrays: list[Array]) -> Iterator[bytes | memoryview]:
 
 def _own_data_files(path: Path) -> set[Path]:
     pattern = re.compile(re.escape(path.stem) + r"\.[0-9a-f]{16}\.data")
-    if not path.exists():
-        return set()
     return {p for p in path.parent.iterdir() if pattern.fullmatch(p.name)}
 
 
-class _Commit:
-    """Renames staged files and remembers that they are no longer there to clean up."""
+class _Staged:
+    """A file that is written beside its target and takes its place in one step, or leaves nothing behind.
 
-    def __init__(self) -> None:
-        self.done = False
+    Args:
+        target: the file to write.
 
-    def __call__(self, staged: Path, target: Path) -> None:
+    Raises:
+        OutputError: GO-503 when another process is staging the same target.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self._path = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
+        self._lock: int | None = None
+        self._digest = hashlib.sha256()
+
+    def __enter__(self) -> _Staged:
+        _clear_stale(self._target)
+        with self._os_errors():
+            self._lock = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with contextlib.suppress(OSError):
-            staged.chmod(stat.S_IMODE(target.stat().st_mode))
+            self._path.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def write(self, chunks: Iterable[bytes | memoryview]) -> None:
+        """Writes, syncs, and reads back what was written."""
+        with self._os_errors(), self._path.open("wb") as file:
+            for chunk in chunks:
+                self._digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            os.fsync(file.fileno())
+        with self._os_errors():
+            self._verify()
+
+    def commit(self) -> None:
+        """Puts the file in place, with the permissions of the one it replaces."""
+        with self._os_errors():
+            if self._target.exists():
+                self._path.chmod(stat.S_IMODE(self._target.stat().st_mode))
+            self._path.replace(self._target)
+        _sync_folder(self._target.parent)
+
+    def _verify(self) -> None:
+        found = hashlib.sha256()
+        with self._path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                found.update(chunk)
+        if found.digest() != self._digest.digest():
+            raise OutputError("GO-504", "the written file does not read back as written", where=str(self._target))
+
+    @contextlib.contextmanager
+    def _os_errors(self) -> Iterator[None]:
         try:
-            staged.replace(target)
+            yield
         except OSError as error:
-            raise _cannot_write(target, error) from None
-        self.done = True
-        _sync_folder(target.parent)
+            raise OutputError(
+                "GO-501", "cannot write the model", where=str(self._target), why=error.strerror or str(error)
+            ) from None
 
 
-@contextlib.contextmanager
-def _staged(target: Path) -> Iterator[tuple[Path, _Commit]]:
-    staged = target.with_name(f".{target.name}.{secrets.token_hex(6)}.partial")
-    commit = _Commit()
-    try:
-        yield staged, commit
-    except OSError as error:
-        raise _cannot_write(target, error) from None
-    finally:
-        if not commit.done:
-            with contextlib.suppress(OSError):
-                staged.unlink(missing_ok=True)
-
-
-def _write(path: Path, chunks: Iterator[bytes | memoryview] | list[bytes]) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    with os.fdopen(descriptor, "wb") as file:
-        for chunk in chunks:
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _verify(path: Path, expected: str) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    if digest.hexdigest() != expected:
-        raise OutputError("GO-504", "the written file does not read back as it was written", where=str(path))
+def _clear_stale(target: Path) -> None:
+    """Removes what killed processes left of earlier tries; a staged file that is locked belongs to a live one."""
+    if fcntl is None:
+        return
+    pattern = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{12}\.partial")
+    for path in [p for p in target.parent.iterdir() if pattern.fullmatch(p.name)]:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+        except BlockingIOError:
+            raise OutputError("GO-503", "another process is writing this output", where=str(target)) from None
+        except OSError:
+            continue
+        finally:
+            os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -169,7 +217,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _cannot_write(target: Path, error: OSError) -> OutputError:
-    return OutputError("GO-501", "cannot write the model", where=str(target), why=error.strerror or str(error))

@@ -254,25 +254,33 @@ def encode(name: str, array: Array, record: TensorRecord | None) -> TensorProto 
             restored.name = name
         return restored
     fresh: TensorProto = numpy_helper.from_array(array, name)
-    if record is not None and isinstance(record.header, TensorProto):
-        _keep_notes(record.header, fresh)
+    _keep_notes(record, fresh)
     return fresh
 
 
-def _keep_notes(source: TensorProto, target: TensorProto) -> None:
-    if source.HasField("doc_string"):
-        target.doc_string = source.doc_string
-    target.metadata_props.extend(source.metadata_props)
+def _keep_notes(record: TensorRecord | None, target: TensorProto) -> None:
+    if record is None or not isinstance(record.header, TensorProto):
+        return
+    if record.header.HasField("doc_string"):
+        target.doc_string = record.header.doc_string
+    target.metadata_props.extend(record.header.metadata_props)
 
 
-def stub(name: str, array: Array, location: str = STUB_LOCATION, offset: int | None = None) -> TensorProto:
-    """An external tensor that names its bytes instead of holding them."""
+def stub(
+    name: str,
+    array: Array,
+    record: TensorRecord | None = None,
+    location: str = STUB_LOCATION,
+    offset: int | None = None,
+) -> TensorProto:
+    """An external tensor that names its bytes instead of holding them; the source's notes on it are kept."""
     tensor = TensorProto(
         name=name,
         data_type=dtypes.onnx_of(array.dtype),
         dims=array.shape,
         data_location=TensorProto.EXTERNAL,
     )
+    _keep_notes(record, tensor)
     tensor.external_data.add(key="location", value=location)
     if offset is not None:
         tensor.external_data.add(key="offset", value=str(offset))
