@@ -14,7 +14,7 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 
-from graphopt.analysis.histogram import TensorStatistics
+from graphopt.analysis.histogram import ChannelStatistics, TensorStatistics
 from graphopt.data.samples import Feed, Samples
 from graphopt.model.model import Model
 from graphopt.progress import Progress, Silent
@@ -33,12 +33,14 @@ class Activations:
         tensors: tensor name → its statistics; tensors that hold no floating-point numbers are missing.
         elements: tensor name → elements in one sample, averaged over the samples.
         dtypes: tensor name → the type that the runtime handed back.
+        channels: tensor name → statistics per channel, where they were asked for.
         samples: how many samples were seen.
     """
 
     tensors: Mapping[str, TensorStatistics]
     elements: Mapping[str, float] = field(default_factory=dict)
     dtypes: Mapping[str, np.dtype[np.generic]] = field(default_factory=dict)
+    channels: Mapping[str, ChannelStatistics] = field(default_factory=dict)
     samples: int = 0
 
     def merged(self, other: Activations) -> Activations:
@@ -60,7 +62,12 @@ class Activations:
             name: (count * self.samples + other.elements[name] * other.samples) / max(total, 1)
             for name, count in self.elements.items()
         }
-        return Activations(MappingProxyType(joined), elements, dict(self.dtypes), total)
+        channels: dict[str, ChannelStatistics] = {}
+        for name, part in self.channels.items():
+            channels[name] = ChannelStatistics(part.axis)
+            channels[name].merge(part)
+            channels[name].merge(other.channels[name])
+        return Activations(MappingProxyType(joined), elements, dict(self.dtypes), channels, total)
 
 
 def observe(
@@ -69,6 +76,7 @@ def observe(
     samples: Samples,
     *,
     histograms: bool = False,
+    channel_axes: Mapping[str, int] | None = None,
     target: Target | None = None,
     memory_budget: int = MEMORY_BUDGET,
     progress: Progress | None = None,
@@ -80,6 +88,7 @@ def observe(
         tensors: names of top-level tensors; graph inputs are allowed. Duplicates count once.
         samples: at least one; shapes may differ from sample to sample.
         histograms: keep histograms (128 KiB a tensor) for percentiles.
+        channel_axes: tensor name → its channel axis, where statistics per channel are wanted too.
         target: custom-op libraries and threads; the provider is always the CPU's, the reference for values.
         memory_budget: bytes that the tensors of one run may take together.
         progress: where to report each run.
@@ -92,6 +101,7 @@ def observe(
     counts = {name: TensorStatistics(histogram=histograms) for name in wanted}
     seen: dict[str, int] = dict.fromkeys(wanted, 0)
     dtypes: dict[str, np.dtype[np.generic]] = {}
+    channels = {name: ChannelStatistics(axis) for name, axis in (channel_axes or {}).items()}
     groups = _groups(model, wanted, samples, memory_budget)
     runs = [(group, index) for group in groups for index in range(len(samples))]
     session, current = None, None
@@ -112,9 +122,11 @@ def observe(
             seen[name] += value.size
             if value.dtype.kind == "f":
                 counts[name].update(value)
+                if name in channels:
+                    channels[name].update(value)
     kept = {n: s for n, s in counts.items() if n in dtypes and dtypes[n].kind == "f"}
     elements = {name: seen[name] / max(len(samples), 1) for name in kept}
-    return Activations(MappingProxyType(kept), elements, dtypes, len(samples))
+    return Activations(MappingProxyType(kept), elements, dtypes, channels, len(samples))
 
 
 def _input_names(model: Model) -> frozenset[str]:

@@ -102,6 +102,58 @@ class TensorStatistics:
         return self.quantile(tail), self.quantile(1.0 - tail)
 
 
+class ChannelStatistics:
+    """Least, greatest and mean value of each channel of one tensor.
+
+    Args:
+        axis: the tensor's channel axis; may be negative.
+    """
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+        self.count = 0
+        self.minimum: npt.NDArray[np.float64] = np.zeros(0)
+        self.maximum: npt.NDArray[np.float64] = np.zeros(0)
+        self._sum: npt.NDArray[np.float64] = np.zeros(0)
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """[channels]."""
+        return self._sum / max(self.count, 1)
+
+    def update(self, values: Array) -> None:
+        """Take ``values`` in; every call must bring the same number of channels.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if values.size == 0:
+            return
+        axes = tuple(i for i in range(values.ndim) if i != self.axis % values.ndim)
+        part = ChannelStatistics(self.axis)
+        part.count = values.size // values.shape[self.axis]
+        part.minimum = values.min(axis=axes).astype(np.float64)
+        part.maximum = values.max(axis=axes).astype(np.float64)
+        part._sum = values.sum(axis=axes, dtype=np.float64)
+        self.merge(part)
+
+    def merge(self, other: ChannelStatistics) -> None:
+        """Add what ``other`` has seen.
+
+        Raises:
+            ValueError: the two have different numbers of channels.
+        """
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.minimum, self.maximum, self._sum = other.minimum.copy(), other.maximum.copy(), other._sum.copy()
+        else:
+            self.minimum = np.minimum(self.minimum, other.minimum)
+            self.maximum = np.maximum(self.maximum, other.maximum)
+            self._sum = self._sum + other._sum
+        self.count += other.count
+
+
 def merge_all(parts: Iterable[TensorStatistics]) -> TensorStatistics:
     """One statistic of everything that ``parts`` have seen; they are left as they are.
 

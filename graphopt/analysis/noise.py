@@ -37,7 +37,7 @@ class NoiseProbe:
     Args:
         model: the float model; it is not changed.
         tensors: tensor name → grid. Graph inputs are allowed, graph outputs are not.
-        weights: (output name of a top-level node, input position) → the value that the weight there rounds to.
+        weights: output name of a top-level node → what its constant inputs round to, by input position.
         target: threads and custom-op libraries.
 
     Raises:
@@ -48,7 +48,7 @@ class NoiseProbe:
         self,
         model: Model,
         tensors: Mapping[str, Rounding],
-        weights: Mapping[tuple[str, int], Array],
+        weights: Mapping[str, Mapping[int, Array]],
         *,
         target: Target | None = None,
     ) -> None:
@@ -67,7 +67,7 @@ class NoiseProbe:
 
     def measure(
         self, samples: Samples, *, progress: Progress | None = None
-    ) -> tuple[dict[str, float], dict[tuple[str, int], float]]:
+    ) -> tuple[dict[str, float], dict[str, float]]:
         """Relative noise energy, ``|y - y'|² / |y|²`` pooled over the samples, of the output that suffers most.
 
         Args:
@@ -75,7 +75,7 @@ class NoiseProbe:
             progress: where to report.
 
         Returns:
-            By tensor name, and by (node output, input position) of a weight.
+            By tensor name, and by node output for weights.
         """
         count = len(self._tensors) + len(self._weights)
         noise: dict[str, Array] = {}
@@ -112,7 +112,7 @@ class NoiseProbe:
 
 
 def _switched(
-    proto: onnx.ModelProto, tensors: Mapping[str, Rounding], weights: Mapping[tuple[str, int], Array]
+    proto: onnx.ModelProto, tensors: Mapping[str, Rounding], weights: Mapping[str, Mapping[int, Array]]
 ) -> onnx.ModelProto:
     graph = proto.graph
     before: list[onnx.NodeProto] = []
@@ -126,14 +126,13 @@ def _switched(
     for name in tensors:
         if name not in made:
             before += behind.pop(name)
-    by_output = {(output, slot): i + len(tensors) for i, (output, slot) in enumerate(weights)}
+    by_output = {output: i + len(tensors) for i, output in enumerate(weights)}
     nodes: list[onnx.NodeProto] = list(before)
     for node in graph.node:
         _read_renamed(node, renamed)
-        slots = [slot for slot in range(len(node.input)) if node.output and (node.output[0], slot) in by_output]
-        if slots:
-            key = (node.output[0], slots[0])
-            nodes += _switch(by_output[key], *_variants(node, slots[0], weights[key]), node.output[0])
+        name = node.output[0] if node.output else ""
+        if name in by_output:
+            nodes += _switch(by_output[name], *_variants(node, weights[name]), name)
         else:
             nodes.append(node)
         for output in node.output:
@@ -183,8 +182,8 @@ def _grid_constants(name: str, grid: Rounding) -> list[onnx.TensorProto]:
     ]
 
 
-def _variants(node: onnx.NodeProto, slot: int, rounded: Array) -> tuple[onnx.GraphProto, onnx.GraphProto]:
-    """The node with its rounded weight inside a body, and as it is."""
+def _variants(node: onnx.NodeProto, rounded: Mapping[int, Array]) -> tuple[onnx.GraphProto, onnx.GraphProto]:
+    """The node with its rounded constants inside a body, and as it is."""
     output = node.output[0]
     bodies = []
     for kind in ("rounded", "exact"):
@@ -192,11 +191,12 @@ def _variants(node: onnx.NodeProto, slot: int, rounded: Array) -> tuple[onnx.Gra
         copy.CopyFrom(node)
         copy.name = f"{output}/{kind}"
         copy.output[0] = f"{output}/{kind}"
-        weights = []
-        if kind == "rounded":
-            copy.input[slot] = f"{output}/weight"
-            weights = [numpy_helper.from_array(np.ascontiguousarray(rounded), f"{output}/weight")]
-        bodies.append(_body([copy], copy.output[0], weights))
+        constants = []
+        for slot, value in rounded.items() if kind == "rounded" else ():
+            copy.input.extend([""] * (slot + 1 - len(copy.input)))
+            copy.input[slot] = f"{output}/input{slot}"
+            constants.append(numpy_helper.from_array(np.ascontiguousarray(value), copy.input[slot]))
+        bodies.append(_body([copy], copy.output[0], constants))
     return bodies[0], bodies[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -94,6 +95,15 @@ class Bench:
             return None
         self.trials.append(trial)
         return trial
+
+    def sqnr_of(self, plan: Plan) -> float:
+        """SQNR of a placement on the held-out samples, without timing it; dB. ``-inf`` if it does not run."""
+        candidate = self.model.clone()
+        emit(candidate, plan)
+        try:
+            return self._sqnr(self._open(candidate))
+        except RuntimeFailure:
+            return -math.inf
 
     def _open(self, model: Model) -> Session:
         return open_session(

@@ -6,6 +6,8 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from graphopt.analysis.noise import NoiseProbe, Rounding
 from graphopt.data.samples import Array, Feed, Samples
 from graphopt.model.model import Model
@@ -13,7 +15,7 @@ from graphopt.passes.quantize.cut import Costs
 from graphopt.passes.quantize.emit import emit
 from graphopt.passes.quantize.plan import Grid, Plan
 from graphopt.passes.quantize.units import HEAVY, Kind, Unit, Units
-from graphopt.passes.quantize.weights import channel_axis, rounded_weight
+from graphopt.passes.quantize.weights import channel_axis, mean_error, peak_codes, rounded_weight
 from graphopt.progress import Progress
 from graphopt.runtime.profile import Profile, profile
 from graphopt.runtime.target import Target
@@ -127,7 +129,7 @@ def measure_noise(
     return replace(
         costs,
         tensor_noise=_inherited(units, by_tensor),
-        weight_noise={owner[output]: noise for (output, _), noise in by_weight.items()},
+        weight_noise={owner[output]: noise for output, noise in by_weight.items()},
     )
 
 
@@ -147,13 +149,23 @@ def _roundings(model: Model, units: Units, chosen: Collection[Unit], template: P
     return found
 
 
-def _weights(model: Model, chosen: Collection[Unit], template: Plan) -> dict[tuple[str, int], Array]:
-    found: dict[tuple[str, int], Array] = {}
+def _weights(model: Model, chosen: Collection[Unit], template: Plan) -> dict[str, dict[int, Array]]:
+    """What the constants of each layer round to, by the output of the node that holds them."""
+    found: dict[str, dict[int, Array]] = {}
     for unit in chosen:
         weight = model.editor.constant(unit.head.inputs[1]) if unit.kind in HEAVY else None
-        if weight is not None:
-            axis = channel_axis(unit)
-            found[unit.head.outputs[0].name, 1] = rounded_weight(unit, weight, axis, limit_pairs=template.limit_pairs)
+        if weight is None:
+            continue
+        axis = channel_axis(unit)
+        peaks = peak_codes(unit, weight, template, Grid.covering(template.ranges[unit.reads[0]]))
+        rounded = rounded_weight(weight, axis, peaks)
+        values: dict[int, Array] = {1: rounded}
+        mean = template.channel_mean.get(unit.reads[0])
+        error = None if mean is None else mean_error(weight - rounded, axis, np.asarray(mean))
+        if error is not None and unit.head.op != "MatMul":
+            bias = model.editor.constant(unit.head.inputs[2]) if len(unit.head.inputs) > 2 else None
+            values[2] = error if bias is None else (bias.reshape(-1) + error).astype(np.float32)
+        found[unit.head.outputs[0].name] = values
     return found
 
 

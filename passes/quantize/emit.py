@@ -17,7 +17,7 @@ from graphopt.model.model import Model
 from graphopt.passes.quantize.guards import break_silent_quantization
 from graphopt.passes.quantize.plan import Grid, Interval, Plan
 from graphopt.passes.quantize.units import Kind, Unit, Units, find_units
-from graphopt.passes.quantize.weights import adds_pairs, channel_axis, quantize_weight
+from graphopt.passes.quantize.weights import channel_axis, dequantized, mean_error, peak_codes, quantize_weight, with_bias
 
 SIGMOID_GRID = Grid(float(np.float32(1 / 255)), 0)
 """Covers [0, 1]: what Sigmoid, HardSigmoid and Softmax give."""
@@ -56,7 +56,7 @@ class Writer:
         self.editor = model.editor
         self.ranges: Mapping[str, Interval] = plan.ranges
         self._integer = plan.integer
-        self._limit_pairs = plan.limit_pairs
+        self._plan = plan
         self._readers = units.readers()
         self._bounds = {tensor: u.bounds for u in units.all for tensor in u.writes if u.bounds is not None}
         self.unit = ""
@@ -115,6 +115,10 @@ class Writer:
         """Whether an integer unit reads the tensor."""
         return any(unit.name in self._integer for unit in self._readers.get(tensor, ()))
 
+    def no_bias(self, unit: Unit, channels: int) -> npt.NDArray[np.float32] | None:
+        """What a layer without bias starts from: zeros where biases are corrected."""
+        return np.zeros(channels, np.float32) if unit.reads[0] in self._plan.channel_mean else None
+
     def constant(self, hint: str, value: npt.NDArray[np.generic], grid: Grid) -> gs.Tensor:
         """A constant as codes, read back."""
         codes = np.clip(np.rint(value / np.float32(grid.scale)) + grid.zero, 0, 255).astype(np.uint8)
@@ -132,8 +136,14 @@ class Writer:
             axis: its axis of output channels.
             bias: [channels].
         """
-        scale = self.grid(unit.reads[0]).scale
-        result = quantize_weight(weight, axis, scale, bias, limit_pairs=self._limit_pairs and adds_pairs(unit, weight))
+        grid = self.grid(unit.reads[0])
+        peaks = peak_codes(unit, weight, self._plan, grid)
+        result = quantize_weight(weight, axis, grid.scale, bias, peaks=peaks)
+        mean = self._plan.channel_mean.get(unit.reads[0])
+        if bias is not None and mean is not None:
+            error = mean_error(weight - dequantized(result, axis), axis, np.asarray(mean))
+            if error is not None:
+                result = with_bias(result, bias + error)
         hint = unit.head.inputs[slot].name
         scales = self.editor.add_constant(f"{hint}_scale", result.scales)
         zeros = self.editor.add_constant(f"{hint}_zero", np.zeros(result.scales.shape, np.int8))
@@ -188,9 +198,11 @@ class Writer:
 def _conv(writer: Writer, unit: Unit) -> None:
     node, editor = unit.head, writer.editor
     writer.read(unit)
-    bias = editor.constant(node.inputs[2]) if len(node.inputs) > 2 and not node.inputs[2].is_empty() else None
     weight = editor.constant(node.inputs[1])
     assert weight is not None
+    bias = writer.no_bias(unit, weight.shape[0])
+    if len(node.inputs) > 2 and not node.inputs[2].is_empty():
+        bias = editor.constant(node.inputs[2])
     back, bias_back = writer.integer_weight(unit, 1, weight, 0, bias)
     editor.set_input(node, 1, back)
     if bias_back is not None:
@@ -219,7 +231,7 @@ def _gemm(writer: Writer, unit: Unit) -> None:
     weight = editor.constant(node.inputs[1])
     assert weight is not None
     axis = channel_axis(unit)
-    bias = None
+    bias = writer.no_bias(unit, weight.shape[axis])
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         value = editor.constant(node.inputs[2])
         assert value is not None

@@ -17,8 +17,8 @@ from onnx import TensorProto, helper
 
 from graphopt.runtime.session import open_session
 
-PAIR_LIMIT = 128
-"""Two weight codes of one sign may add up to this: 255 · 128 = 32640 fits in int16."""
+PAIR_LIMIT = 32767 - 255
+"""What two products of one sign may add up to before rounding: int16's largest value less half a step of each weight."""
 
 
 @cache
@@ -37,21 +37,26 @@ def kernels_saturate() -> bool:
     return bool(np.any(result != 4 * 255 * 127))
 
 
-def largest_pair(weight: npt.NDArray[np.float32], axis: int) -> npt.NDArray[np.float64]:
-    """Per output channel, the largest |sum| of two neighbouring weights of one sign.
+def largest_pair(
+    weight: npt.NDArray[np.float32], axis: int, peaks: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Per output channel, the largest |sum| of two neighbouring products of one sign.
 
     Args:
         weight: of a convolution, [channels, inputs per group, *window], or a matrix.
         axis: of the output channels.
+        peaks: largest activation code of each input channel, 0 … 255; as many as the layer has input channels.
 
     Returns:
-        [channels], ≥ 0.
+        [channels], ≥ 0, in the weight's unit times codes.
     """
-    channels = np.moveaxis(weight, axis, 0)
-    if channels.ndim > 2:
-        channels = np.moveaxis(channels, 1, -1)
-    rows = channels.reshape(channels.shape[0], -1).astype(np.float64)
+    channels = np.moveaxis(weight, axis, 0).astype(np.float64)
+    outputs, inputs = channels.shape[:2]
+    groups = peaks.size // inputs
+    factors = np.repeat(peaks.reshape(groups, inputs), outputs // groups, axis=0)
+    products = channels * factors.reshape(outputs, inputs, *[1] * (channels.ndim - 2))
+    rows = np.moveaxis(products, 1, -1).reshape(outputs, -1)
     if rows.shape[1] % 2:
         rows = np.pad(rows, ((0, 0), (0, 1)))
-    ends = [np.maximum(sign * rows, 0).reshape(rows.shape[0], -1, 2).sum(axis=2).max(axis=1) for sign in (1, -1)]
+    ends = [np.maximum(sign * rows, 0).reshape(outputs, -1, 2).sum(axis=2).max(axis=1) for sign in (1, -1)]
     return np.maximum(*ends)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -84,8 +84,13 @@ class Plan:
         integer: names of the units that become integer.
         ranges: tensor name → the interval that its grid covers.
         limit_pairs: keep weights small enough for kernels that saturate (see ``isa``).
+        channel_high: tensor name → greatest value of each of its channels, for ``limit_pairs``.
+        channel_mean: tensor name → mean of each of its channels; with it, biases make up for the mean error of their
+            weights' rounding.
     """
 
     integer: frozenset[str]
     ranges: Mapping[str, Interval] = field(default_factory=dict)
     limit_pairs: bool = False
+    channel_high: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    channel_mean: Mapping[str, Sequence[float]] = field(default_factory=dict)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from graphopt.data.samples import Samples
 from graphopt.errors import RuntimeFailure
@@ -15,10 +15,12 @@ from graphopt.passes.quantize.units import Units
 
 PRICES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 """What a relative noise energy of 1 is worth, in times of the float model."""
-ENOUGH_DB = 6.0
-"""Placements this far above the target need no higher price."""
+REFINEMENTS = 4
+"""How often the price is bisected once one is enough."""
 NOISE_SHARE = 0.5
 """Share of the remaining time that measuring noise may take."""
+CORRECTION_GAIN_DB = 0.3
+"""Corrected biases must gain this much on samples that they were not made from."""
 NO_GAIN = 0.98
 """A placement this close to the fastest is as fast."""
 
@@ -32,6 +34,7 @@ class Search:
         units: the model's units.
         possible: names of those that may become integer.
         samples: calibration samples to measure noise on.
+        means: tensor name → mean per channel, for corrected biases; empty: biases stay as they are.
         elements: tensor name → elements.
         floating: tensors that something outside of all units reads.
     """
@@ -40,6 +43,7 @@ class Search:
     units: Units
     possible: frozenset[str]
     samples: Samples
+    means: Mapping[str, Sequence[float]]
     elements: Mapping[str, float]
     floating: frozenset[str]
 
@@ -47,6 +51,7 @@ class Search:
         """The best placement found in the bench's time; ``None``: none is worth its error."""
         bench = self.bench
         whole = default_placement(self.units, self.possible)
+        self._choose_correction(whole)
         bench.try_out("all", whole)
         if bench.left > 0:
             bench.try_out("all but the first convolution", without_stems(bench.model, self.units, whole))
@@ -56,6 +61,16 @@ class Search:
         if not self._settled():
             self._by_noise(costs, whole)
         return decide(bench.trials, bench.target_db)
+
+    def _choose_correction(self, whole: frozenset[str]) -> None:
+        """Let placements on trial correct their biases, if that makes the whole clearly more accurate."""
+        bench = self.bench
+        if not self.means or not whole:
+            return
+        plain = replace(bench.template, integer=whole)
+        corrected = replace(bench.template, channel_mean=self.means)
+        if bench.sqnr_of(replace(corrected, integer=whole)) > bench.sqnr_of(plain) + CORRECTION_GAIN_DB:
+            bench.template = corrected
 
     def _settled(self) -> bool:
         """The accurate ones are as fast as any: noise needs no look."""
@@ -92,8 +107,21 @@ class Search:
             if self.bench.left <= 0:
                 return
             trial = self.bench.try_out(f"cut at {price:g}", self._cut(noisy, price * total))
-            if trial is not None and trial.sqnr_db > self.bench.target_db + ENOUGH_DB:
+            if trial is not None and trial.sqnr_db >= self.bench.target_db:
+                self._refine(noisy, price / 3.3, price, total)
                 return
+
+    def _refine(self, costs: Costs, low: float, high: float, total: float) -> None:
+        """Bisect between a price that buys too little accuracy and one that buys enough."""
+        for _ in range(REFINEMENTS):
+            if self.bench.left <= 0:
+                return
+            middle = (low * high) ** 0.5
+            trial = self.bench.try_out(f"cut at {middle:.3g}", self._cut(costs, middle * total))
+            if trial is not None and trial.sqnr_db < self.bench.target_db:
+                low = middle
+            else:
+                high = middle
 
     def _noise(self, costs: Costs) -> Costs | None:
         bench = self.bench

@@ -382,3 +382,14 @@ _FORMS: Mapping[str, Callable[[_Finder, gs.Node], Unit | None]] = {
 }
 """Operator → how it is recognised. What is missing here has no integer kernel on the CPU provider, or a slower one
 (Softmax), and stays float."""
+
+
+def read_outside(model: Model, units: Units) -> frozenset[str]:
+    """Tensors written by units that a node outside of all units reads."""
+    inside = {id(node) for unit in units.all for node in unit.nodes}
+    found = ((name, model.editor.tensor(name)) for unit in units.all for name in unit.writes)
+    return frozenset(
+        name
+        for name, tensor in found
+        if tensor is not None and any(id(node) not in inside for node in model.editor.consumers(tensor))
+    )

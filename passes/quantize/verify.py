@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.model.model import Model
@@ -75,3 +76,11 @@ def check_fusions(model: Model, target: Target) -> None:
                 f"{written[op]} {op} nodes were written in integers, onnxruntime runs {loaded[op]}",
                 {"op": op, "written": written[op], "loaded": loaded[op]},
             )
+
+
+def nothing_to_do(model: Model) -> str:
+    """Why a model holds no layer that could be made integer."""
+    constants = (model.editor.constant(tensor) for node in model.editor.nodes() for tensor in node.inputs[1:2])
+    if any(value is not None and value.dtype == np.float16 for value in constants):
+        return "the weights are float16: integer kernels are made from float32 models"
+    return "there is no convolution or linear layer with a constant float32 weight"

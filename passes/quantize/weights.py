@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from graphopt.passes.quantize.isa import PAIR_LIMIT, largest_pair
+from graphopt.passes.quantize.plan import Grid, Plan
 from graphopt.passes.quantize.units import Kind, Unit
 
 WEIGHT_LEVELS = 127
 """Codes of a symmetric int8 weight are -127 … 127."""
 BIAS_LIMIT = 2.0**30
 """Largest bias code: half of int32's range is left to the products it is added to (33,000 of them at their largest)."""
+PEAK_MARGIN = 1.1
+"""Other samples may exceed a channel's calibrated maximum by this factor before its kernel can saturate."""
+SCALE_FACTORS = tuple(1.0 + 0.01 * step for step in range(26))
+"""How much wider than need be a weight's scale may become if that lessens its rounding error."""
 SMALLEST_PRODUCT = 1e-30
 """Least product of input and weight scale: far from float32's denormals."""
 
@@ -41,37 +46,64 @@ def quantize_weight(
     input_scale: float,
     bias: npt.NDArray[np.float32] | None,
     *,
-    limit_pairs: bool = False,
+    peaks: npt.NDArray[np.float64] | None = None,
 ) -> IntegerWeight:
     """Round a weight to symmetric int8 per channel, and its bias to int32.
 
     A channel's scale is what its largest weight needs (absmax / 127) or what its bias needs to stay within
     ``BIAS_LIMIT`` codes, whichever is larger: a channel of zeros with a bias gets its scale from the bias. With
-    ``limit_pairs`` it is also wide enough that no kernel can saturate: only the channels that need it lose precision.
+    ``peaks`` it is also wide enough that no kernel can saturate: only the channels that need it lose precision.
 
     Args:
         weight: any rank.
         axis: the axis of output channels.
         input_scale: scale of the activation that the weight is multiplied with; > 0, representable as float32.
         bias: [channels].
-        limit_pairs: let no two neighbouring codes of one sign add up to more than ``PAIR_LIMIT``.
+        peaks: largest activation code of each input channel, where the kernel adds pairs of products in int16.
     """
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = np.abs(weight).max(axis=others) if weight.size else np.zeros(weight.shape[axis], np.float32)
     need = largest.astype(np.float64) / WEIGHT_LEVELS
-    if limit_pairs and weight.size:
-        need = np.maximum(need, largest_pair(weight, axis) / PAIR_LIMIT)
+    if peaks is not None and weight.size:
+        need = np.maximum(need, largest_pair(weight, axis, peaks) / PAIR_LIMIT)
     if bias is not None:
         need = np.maximum(need, np.abs(bias, dtype=np.float64) / (BIAS_LIMIT * input_scale))
-    scales = np.where(need > 0, np.maximum(need, SMALLEST_PRODUCT / input_scale), 1.0).astype(np.float32)
-    shape = [1] * weight.ndim
-    shape[axis] = -1
-    codes = np.rint(weight / scales.reshape(shape)).clip(-WEIGHT_LEVELS, WEIGHT_LEVELS).astype(np.int8)
+    least = np.where(need > 0, np.maximum(need, SMALLEST_PRODUCT / input_scale), 1.0)
+    scales = _luckiest(weight, axis, least)
+    codes = _codes(weight, axis, scales).astype(np.int8)
     bias_scales = np.float32(input_scale) * scales
     bias_codes = None
     if bias is not None:
         bias_codes = np.rint(bias.astype(np.float64) / bias_scales).astype(np.int32)
     return IntegerWeight(codes, scales, bias_codes, bias_scales)
+
+
+def _luckiest(
+    weight: npt.NDArray[np.float32], axis: int, least: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """Per channel, the scale of least squared rounding error among some that are at least as wide as need be.
+
+    Convolutions over few values have too few weights for rounding errors to average out: a slightly wider scale may
+    happen to hit the large ones.
+    """
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    best = least.astype(np.float32)
+    error = np.full(best.shape, np.inf)
+    for factor in SCALE_FACTORS:
+        scales = (least * factor).astype(np.float32)
+        rounded = _codes(weight, axis, scales) * scales.reshape(shape)
+        found = np.square(weight - rounded, dtype=np.float64).sum(axis=others)
+        better = found < error
+        best, error = np.where(better, scales, best), np.where(better, found, error)
+    return best
+
+
+def _codes(weight: npt.NDArray[np.float32], axis: int, scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    return np.rint(weight / scales.reshape(shape)).clip(-WEIGHT_LEVELS, WEIGHT_LEVELS)
 
 
 def channel_axis(unit: Unit) -> int:
@@ -85,11 +117,65 @@ def adds_pairs(unit: Unit, weight: npt.NDArray[np.float32]) -> bool:
     return not (groups == weight.shape[0] and weight.shape[1] == 1)
 
 
+def activation_axis(unit: Unit) -> int:
+    """The axis of input channels of what a convolution or linear layer reads."""
+    return 1 if unit.kind is Kind.CONV else -1
+
+
+def peak_codes(unit: Unit, weight: npt.NDArray[np.float32], plan: Plan, grid: Grid) -> npt.NDArray[np.float64] | None:
+    """The largest code of each input channel, with a margin; ``None``: the plan or the kernel does not ask for it."""
+    if not plan.limit_pairs or not adds_pairs(unit, weight):
+        return None
+    per_group = weight.shape[1] if unit.kind is Kind.CONV else weight.size // weight.shape[channel_axis(unit)]
+    inputs = per_group * (unit.head.attrs.get("group", 1) if unit.kind is Kind.CONV else 1)
+    high = plan.channel_high.get(unit.reads[0])
+    if high is None or len(high) != inputs:
+        return np.full(inputs, 255.0)
+    return np.clip(np.maximum(np.asarray(high), 0.0) * PEAK_MARGIN / grid.scale + grid.zero, 0, 255)
+
+
 def rounded_weight(
-    unit: Unit, weight: npt.NDArray[np.float32], axis: int, *, limit_pairs: bool
+    weight: npt.NDArray[np.float32], axis: int, peaks: npt.NDArray[np.float64] | None
 ) -> npt.NDArray[np.float32]:
     """What the weight becomes in integers, as floats (without what its bias would ask for)."""
-    result = quantize_weight(weight, axis, 1.0, None, limit_pairs=limit_pairs and adds_pairs(unit, weight))
-    shape = [1] * weight.ndim
+    result = quantize_weight(weight, axis, 1.0, None, peaks=peaks)
+    return dequantized(result, axis)
+
+
+def dequantized(weight: IntegerWeight, axis: int) -> npt.NDArray[np.float32]:
+    """The values that an integer weight stands for."""
+    shape = [1] * weight.codes.ndim
     shape[axis] = -1
-    return np.asarray(result.codes * result.scales.reshape(shape), np.float32)
+    return np.asarray(weight.codes * weight.scales.reshape(shape), np.float32)
+
+
+def mean_error(
+    difference: npt.NDArray[np.float32], axis: int, mean: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32] | None:
+    """What rounding a weight takes from the mean of each output channel; padding is neglected.
+
+    Args:
+        difference: weight less rounded weight.
+        axis: the axis of output channels.
+        mean: mean of each input channel.
+
+    Returns:
+        [channels]; ``None`` where the means do not fit the weight.
+
+    Source: Nagel et al., Data-Free Quantization through Weight Equalization and Bias Correction (2019), with measured
+    means.
+    """
+    channels = np.moveaxis(difference, axis, 0).astype(np.float64)
+    outputs, inputs = channels.shape[:2]
+    groups, rest = divmod(mean.size, inputs)
+    if rest or groups == 0 or outputs % groups:
+        return None
+    per_input = channels.reshape(outputs, inputs, -1).sum(axis=2)
+    means = np.repeat(mean.reshape(groups, inputs), outputs // groups, axis=0)
+    return np.asarray((per_input * means).sum(axis=1), np.float32)
+
+
+def with_bias(weight: IntegerWeight, bias: npt.NDArray[np.float32]) -> IntegerWeight:
+    """The same weight with another bias, on the same scales."""
+    codes = np.rint(bias.astype(np.float64) / weight.bias_scales).clip(-(2**31) + 1, 2**31 - 1).astype(np.int32)
+    return replace(weight, bias=codes)
