@@ -38,17 +38,16 @@ def refresh_values(graph: EditGraph) -> None:
             tensor = tensors.get(name)
             if tensor is None:
                 continue
-            if tensor.dtype is None and getattr(tensor, "type", "tensor_type") == "tensor_type":
-                continue
-            fresh[name] = source if agrees(tensor, source) else _redeclared(tensor, source)
+            if agrees(tensor, source):
+                fresh[name] = source
+            elif tensor.dtype is not None and tensor.shape is not None:
+                fresh[name] = _redeclared(tensor, source)
         level.envelope.values = fresh
 
 
 def _redeclared(tensor: gs.Tensor, source: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     """Symbols that inference made up (``unk__0``) are not written: they mean nothing to a reader."""
     value = value_info(tensor, source)
-    if tensor.dtype is None:
-        value.type.CopyFrom(source.type)
     for dim in value.type.tensor_type.shape.dim:
         if dim.dim_param.startswith("unk__"):
             dim.ClearField("dim_param")
