@@ -107,6 +107,8 @@ def matmul(op: Op) -> None:
         op.candidate(a[-2])
     else:
         op.contract(a[-1], 0, None)
+        if len(b) == 2:
+            op.candidate(b[-1])
     op.emit([*broadcast(op, [a[:-2], b[:-2]]), a[-2], b[-1]])
 
 

@@ -186,12 +186,12 @@ class Op:
         """The inferred shape of an output."""
         return self.facts.model.shape_of(self.node.outputs[index])
 
-    def fresh(self, axis: int, index: int = 0) -> Expr:
+    def fresh(self, axis: int, index: int = 0, reason: str = "") -> Expr:
         """A new output axis that can never be sliced, of the inferred size."""
         shape = self.out_shape(index)
         size = shape[axis] if shape is not None and axis < len(shape) else None
         expr = self.atoms.new(size if isinstance(size, int) and size > 0 else None)
-        self.atoms.freeze(expr, f"an axis that {self.where} computes")
+        self.atoms.freeze(expr, reason or f"an axis that {self.where} computes")
         return expr
 
     def emit(self, axes: Sequence[Expr], index: int = 0) -> None:

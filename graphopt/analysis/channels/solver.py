@@ -87,9 +87,7 @@ def _freeze_node(op: Op, reason: str) -> None:
         if shape is None:
             op.facts.tensors.pop(tensor.name, None)
             continue
-        axes = [op.fresh(axis, index) for axis in range(len(shape))]
-        op.freeze_all(axes, reason)
-        op.emit(axes, index)
+        op.emit([op.fresh(axis, index, reason) for axis in range(len(shape))], index)
 
 
 def _check_sizes(op: Op) -> None:
