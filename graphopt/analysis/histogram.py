@@ -3,7 +3,7 @@
 A value's bin is the top bits of its float32 pattern: sign, exponent and the first mantissa bits. Bins are therefore
 the same for every tensor and every batch, need no range in advance and never have to grow, so that counts simply add:
 the result does not depend on the order of the batches, on how they were cut, nor on which process counted them. The
-relative width of a bin is constant, as in DDSketch (Masson, Rim, Lee 2019), and NaN and infinity have bins of their own.
+relative width of a bin is constant, as in DDSketch (Masson, Rim, Lee 2019); NaN and infinity have bins of their own.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -66,9 +67,10 @@ def profile(model: Model, feed: Feed, *, target: Target, runs: int = 20) -> Prof
         events = _events(proto.SerializeToString(), feed, target, runs, Path(folder))
     per_run: dict[tuple[int, str], list[float]] = defaultdict(list)
     for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time"):
+        name = str(event.get("name", ""))
+        if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
             continue
-        found = _LABEL.search(event["name"])
+        found = _LABEL.search(name)
         index = int(found.group(1)) if found else -1
         per_run[index, str(event.get("args", {}).get("op_name", ""))].append(event["dur"] / 1e3)
     return _summed(per_run, outputs, runs)
@@ -121,7 +123,7 @@ def _rename(graph: onnx.GraphProto, new: dict[str, str]) -> None:
         value.name = new.get(value.name, value.name)
 
 
-def _events(model: bytes, feed: Feed, target: Target, runs: int, folder: Path) -> list[dict[str, object]]:
+def _events(model: bytes, feed: Feed, target: Target, runs: int, folder: Path) -> list[dict[str, Any]]:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -143,5 +145,5 @@ def _events(model: bytes, feed: Feed, target: Target, runs: int, folder: Path) -
             session.run(None, dict(feed))
     except Exception as error:
         raise RuntimeFailure("GO-604", "the model fails in onnxruntime", why=first_line(error)) from error
-    loaded: list[dict[str, object]] = json.loads(Path(session.end_profiling()).read_text())
+    loaded: list[dict[str, Any]] = json.loads(Path(session.end_profiling()).read_text())
     return loaded

@@ -25,7 +25,14 @@ _LOOK_BACK = 4
 
 
 def measure_times(
-    model: Model, units: Units, template: Plan, possible: frozenset[str], feed: Feed, *, elements: Mapping[str, float], target: Target
+    model: Model,
+    units: Units,
+    template: Plan,
+    possible: frozenset[str],
+    feed: Feed,
+    *,
+    elements: Mapping[str, float],
+    target: Target,
 ) -> Costs:
     """Times of every unit, all float and all integer.
 

@@ -1,8 +1,8 @@
 """Keeps float what the plan says is float.
 
-onnxruntime quantizes a Conv, ConvTranspose or Gemm with float weights by itself, per tensor, when its input is read back
-from codes and its output goes to nothing but a QuantizeLinear; and it fuses a Softmax there into a kernel seven times
-slower than the float one. ``Max(y, lowest float32)`` in front of that QuantizeLinear changes no value and prevents both.
+onnxruntime quantizes a Conv, ConvTranspose or Gemm with float weights by itself, per tensor, when its input is read
+back from codes and its output goes to nothing but a QuantizeLinear; and it fuses a Softmax there into a kernel seven
+times slower than the float one. ``Max(y, lowest float32)`` before that QuantizeLinear changes no value and prevents it.
 """
 
 from __future__ import annotations

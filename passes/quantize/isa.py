@@ -1,8 +1,9 @@
 """Whether this machine's 8-bit kernels saturate.
 
 Without VNNI instructions, x86 kernels add two products of an unsigned and a signed byte in int16, which saturates:
-255 · 127 · 2 does not fit. onnxruntime's kernels pair neighbours along the reduction axis, for a convolution in the order
-rows, columns, input channels of its window (found by emulating it: equal on eleven shapes, AVX2, onnxruntime 1.32).
+255 · 127 · 2 does not fit. onnxruntime's kernels pair neighbours along the reduction axis, for a convolution in the
+order rows, columns, input channels of its window (found by emulating it: equal on eleven shapes, AVX2, onnxruntime
+1.32).
 Depthwise convolutions with one filter a channel have a kernel that does not pair.
 """
 
@@ -18,7 +19,7 @@ from onnx import TensorProto, helper
 from graphopt.runtime.session import open_session
 
 PAIR_LIMIT = 32767 - 255
-"""What two products of one sign may add up to before rounding: int16's largest value less half a step of each weight."""
+"""What two products of one sign may add up to before rounding: int16's largest value less half a step per weight."""
 
 
 @cache
@@ -37,9 +38,7 @@ def kernels_saturate() -> bool:
     return bool(np.any(result != 4 * 255 * 127))
 
 
-def largest_pair(
-    weight: npt.NDArray[np.float32], axis: int, peaks: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def largest_pair(weight: npt.NDArray[np.float32], axis: int, peaks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Per output channel, the largest |sum| of two neighbouring products of one sign.
 
     Args:
@@ -59,4 +58,4 @@ def largest_pair(
     if rows.shape[1] % 2:
         rows = np.pad(rows, ((0, 0), (0, 1)))
     ends = [np.maximum(sign * rows, 0).reshape(outputs, -1, 2).sum(axis=2).max(axis=1) for sign in (1, -1)]
-    return np.maximum(*ends)
+    return np.asarray(np.maximum(*ends), np.float64)

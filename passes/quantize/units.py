@@ -107,7 +107,7 @@ class Units:
         return found
 
 
-class Unfit(Exception):  # noqa: N818 - caught in this file
+class Unfit(Exception):
     """The node has an integer kernel, but not in the form it stands here."""
 
 

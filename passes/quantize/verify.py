@@ -66,7 +66,7 @@ def loaded_kernels(model: Model, target: Target) -> Counter[str]:
 def check_fusions(model: Model, target: Target) -> None:
     """Raise ``Broken`` unless onnxruntime loads exactly as many integer kernels as were written.
 
-    Fewer: weights are read back to float in every run. More: a node that the plan leaves float was quantized per tensor.
+    Fewer: weights are read back to float in every run. More: a node that the plan leaves float was quantized as well.
     """
     written, loaded = written_kernels(model), loaded_kernels(model, target)
     for op in _KERNELS:

@@ -78,9 +78,7 @@ def quantize_weight(
     return IntegerWeight(codes, scales, bias_codes, bias_scales)
 
 
-def _luckiest(
-    weight: npt.NDArray[np.float32], axis: int, least: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
+def _luckiest(weight: npt.NDArray[np.float32], axis: int, least: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     """Per channel, the scale of least squared rounding error among some that are at least as wide as need be.
 
     Convolutions over few values have too few weights for rounding errors to average out: a slightly wider scale may
@@ -97,13 +95,14 @@ def _luckiest(
         found = np.square(weight - rounded, dtype=np.float64).sum(axis=others)
         better = found < error
         best, error = np.where(better, scales, best), np.where(better, found, error)
-    return best
+    return np.asarray(best, np.float32)
 
 
 def _codes(weight: npt.NDArray[np.float32], axis: int, scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     shape = [1] * weight.ndim
     shape[axis] = -1
-    return np.rint(weight / scales.reshape(shape)).clip(-WEIGHT_LEVELS, WEIGHT_LEVELS)
+    codes = np.rint(weight / scales.reshape(shape))
+    return np.asarray(codes.clip(-WEIGHT_LEVELS, WEIGHT_LEVELS), np.float32)
 
 
 def channel_axis(unit: Unit) -> int:
@@ -131,7 +130,8 @@ def peak_codes(unit: Unit, weight: npt.NDArray[np.float32], plan: Plan, grid: Gr
     high = plan.channel_high.get(unit.reads[0])
     if high is None or len(high) != inputs:
         return np.full(inputs, 255.0)
-    return np.clip(np.maximum(np.asarray(high), 0.0) * PEAK_MARGIN / grid.scale + grid.zero, 0, 255)
+    codes = np.maximum(np.asarray(high, np.float64), 0.0) * PEAK_MARGIN / grid.scale + grid.zero
+    return np.asarray(codes.clip(0, 255), np.float64)
 
 
 def rounded_weight(
