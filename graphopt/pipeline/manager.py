@@ -169,16 +169,16 @@ class PassManager:
 def _as_bug(step: Step, error: Exception) -> GraphoptError:
     if isinstance(error, GraphoptError):
         return error
+    bug = _bug(step, error)
+    bug.__cause__ = error
+    return bug
+
+
+def _bug(step: Step, error: Exception) -> GraphoptError:
     if isinstance(error, ValueError) and "read-only" in str(error):
-        wrapped = PassError(
-            "GO-802", f"{step.name} edited a weight in place", hint="make a new array: editor.set_constant"
-        )
-        wrapped.__cause__ = error
-        return wrapped
-    bug = PassError if not step.rewrite.__class__.__module__.startswith("graphopt.passes") else InternalError
-    code = "GO-900" if bug is InternalError else "GO-801"
-    wrapped = bug(
-        code, f"{step.name} raised {type(error).__name__}", why=str(error), hint="--debug shows the traceback"
-    )
-    wrapped.__cause__ = error
-    return wrapped
+        hint = "make a new array and hand it to editor.set_constant"
+        return PassError("GO-802", f"{step.name} edited a weight in place", hint=hint)
+    what, hint = f"{step.name} raised {type(error).__name__}", "--debug shows the traceback"
+    if step.rewrite.__class__.__module__.startswith("graphopt.passes"):
+        return InternalError("GO-900", what, why=str(error), hint=hint)
+    return PassError("GO-801", what, why=str(error), hint=hint)
