@@ -9,26 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import PassError
 from graphopt.model import algorithms
-from graphopt.model.graph import EditConstant, EditGraph, EditNode, EditVariable, RawAttribute, node_bodies
+from graphopt.model.constants import attribute_value, node_value, settled
+from graphopt.model.graph import EditConstant, EditGraph, EditNode, EditVariable, node_bodies
+from graphopt.model.links import Links, new_ancestors
 from graphopt.model.weights import Array, frozen
-
-_CONSTANT_ATTRIBUTES: dict[str, npt.DTypeLike] = {
-    "value_float": np.float32,
-    "value_floats": np.float32,
-    "value_int": np.int64,
-    "value_ints": np.int64,
-    "value_string": object,
-    "value_strings": object,
-}
-
-_LAZY_ABOVE = 32
-"""Readers above which a tensor's list of readers is put right lazily."""
 
 
 class GraphEditor:
@@ -46,7 +34,7 @@ class GraphEditor:
         self._graph = graph
         self._names: set[str] | None = None
         self._suffixes: dict[str, int] = {}
-        self._stale: dict[int, gs.Tensor] = {}
+        self._links = Links()
         self._tensors: dict[str, gs.Tensor] | None = None
         self._bodies: list[EditGraph] | None = None
         self._removed: dict[int, gs.Node] = {}
@@ -78,7 +66,7 @@ class GraphEditor:
 
     def consumers(self, tensor: gs.Tensor) -> list[gs.Node]:
         """The nodes that read ``tensor``, each once; nodes of bodies that capture it included."""
-        unique = {id(node): node for node in self._uses(tensor)}
+        unique = {id(node): node for node in self._links.readers(tensor)}
         return list(unique.values())
 
     def is_output(self, tensor: gs.Tensor) -> bool:
@@ -95,11 +83,11 @@ class GraphEditor:
         An overridable input is not constant: its value may be given at run time.
         """
         if isinstance(tensor, gs.Constant):
-            return _read_only(tensor)
+            return settled(tensor)
         node = self.producer(tensor)
         if node is None or node.op != "Constant" or node.domain:
             return None
-        return _constant_node_value(node)
+        return node_value(node)
 
     def unique_name(self, hint: str) -> str:
         """``hint``, or ``hint_1``, ``hint_2``, …: a name that no tensor or node of the model has; it is reserved."""
@@ -151,7 +139,7 @@ class GraphEditor:
             given = [self._new_variable(hint, home) for hint in hints]
         for tensor in given:
             self._release(tensor)
-        values = {key: _attribute_value(value) for key, value in (attrs or {}).items()}
+        values = {key: attribute_value(value) for key, value in (attrs or {}).items()}
         node = EditNode(op, name, values, list(inputs), given, domain or None)
         node.home = home
         home.nodes.append(node)
@@ -173,11 +161,8 @@ class GraphEditor:
         """Makes ``tensor`` the node's input ``index``; missing inputs before it become empty."""
         while len(node.inputs) <= index:
             node.inputs.append(gs.Variable.empty())
-        old = node.inputs[index]
-        if old is not tensor:
-            list.__setitem__(node.inputs, index, tensor)
-            list.append(tensor.outputs, node)
-            self._unlink(old, node)
+        if node.inputs[index] is not tensor:
+            self._links.replace(node, index, tensor)
 
     def set_attr(self, node: gs.Node, name: str, value: Any | None) -> None:
         """Sets an attribute; ``None`` removes it."""
@@ -185,7 +170,7 @@ class GraphEditor:
         if value is None:
             node.attrs.pop(name, None)
         else:
-            node.attrs[name] = _attribute_value(value)
+            node.attrs[name] = attribute_value(value)
         if isinstance(old, gs.Graph) or isinstance(value, gs.Graph):
             self._bodies = None
 
@@ -201,7 +186,7 @@ class GraphEditor:
         current = node.inputs[index]
         if self.constant(current) is None:
             raise PassError("GO-801", "not a constant", where=f"input {index} of node {node.name!r}")
-        if isinstance(current, EditConstant) and len(self._uses(current)) == 1 and not self.is_output(current):
+        if isinstance(current, EditConstant) and len(self._links.readers(current)) == 1 and not self.is_output(current):
             current._values = frozen(value)
             return current
         fresh = self.add_constant(current.name, value)
@@ -220,17 +205,9 @@ class GraphEditor:
         if old is new:
             return
         wanted = None if consumers is None else {id(node) for node in consumers}
-        between = _new_ancestors(new)
+        between = new_ancestors(new)
         readers = [n for n in self.consumers(old) if (wanted is None or id(n) in wanted) and id(n) not in between]
-        moved = {id(node) for node in readers}
-        for node in readers:
-            for index, tensor in enumerate(node.inputs):
-                if tensor is old:
-                    list.__setitem__(node.inputs, index, new)
-                    list.append(new.outputs, node)
-        kept = [node for node in old.outputs if id(node) not in moved]
-        list.clear(old.outputs)
-        list.extend(old.outputs, kept)
+        self._links.move(old, new, readers)
         if consumers is None:
             self._move_output(old, new)
 
@@ -241,16 +218,12 @@ class GraphEditor:
             PassError: GO-801 if an output is still in use.
         """
         for tensor in node.outputs:
-            if tensor.name and (self._uses(tensor) or self.is_output(tensor)):
+            if tensor.name and (self._links.readers(tensor) or self.is_output(tensor)):
                 raise PassError("GO-801", f"tensor {tensor.name!r} is still used", where=f"removing node {node.name!r}")
         if node_bodies(node):
             self._bodies = None
             algorithms.detach([node])
-        inputs = list(node.inputs)
-        list.clear(node.inputs)
-        for tensor in inputs:
-            self._unlink(tensor, node)
-        node.outputs.clear()
+        self._links.drop(node)
         self._removed[id(node)] = node
 
     def bypass(self, node: gs.Node, input_index: int = 0) -> None:
@@ -263,7 +236,7 @@ class GraphEditor:
             self.replace_uses(old, new, consumers=self.consumers(old))
             return
         self.replace_uses(old, new)
-        if not any(self._uses(t) or self.is_output(t) for t in node.outputs if t.name):
+        if not any(self._links.readers(t) or self.is_output(t) for t in node.outputs if t.name):
             self.remove_node(node)
 
     def freeze_input(self, tensor: gs.Tensor) -> gs.Constant:
@@ -307,30 +280,8 @@ class GraphEditor:
             self._bodies = list(self._graph.bodies())
         return [self._graph, *self._bodies]
 
-    def _unlink(self, tensor: gs.Tensor, node: gs.Node) -> None:
-        """Forgets that ``node`` reads ``tensor`` in one place.
-
-        Searching the readers of a tensor that thousands share (a scale, a zero point) once for each of them would be
-        quadratic: such lists are put right when someone looks.
-        """
-        if len(tensor.outputs) <= _LAZY_ABOVE:
-            list.remove(tensor.outputs, node)
-        else:
-            self._stale[id(tensor)] = tensor
-
-    def _uses(self, tensor: gs.Tensor) -> list[gs.Node]:
-        """The readers of ``tensor``, one entry a place."""
-        if self._stale.pop(id(tensor), None) is not None:
-            unique = {id(node): node for node in tensor.outputs}
-            places = [node for node in unique.values() for source in node.inputs if source is tensor]
-            list.clear(tensor.outputs)
-            list.extend(tensor.outputs, places)
-        uses: list[gs.Node] = tensor.outputs
-        return uses
-
     def _compact(self) -> None:
-        for tensor in list(self._stale.values()):
-            self._uses(tensor)
+        self._links.settle()
         if not self._removed:
             return
         removed, self._removed = self._removed, {}
@@ -407,42 +358,3 @@ def _depth(graph: EditGraph) -> int:
     while parent is not None:
         depth, parent = depth + 1, parent.parent
     return depth
-
-
-def _new_ancestors(tensor: gs.Tensor) -> set[int]:
-    """Ids of the nodes behind ``tensor``, back to the first that came from the source."""
-    found: set[int] = set()
-    stack = list(tensor.inputs)
-    while stack:
-        node = stack.pop()
-        if id(node) not in found and getattr(node, "record", None) is None:
-            found.add(id(node))
-            stack.extend(producer for t in node.inputs for producer in t.inputs)
-    return found
-
-
-def _read_only(tensor: gs.Constant) -> Array:
-    array: Array = tensor.values
-    if array.flags.writeable:
-        array = frozen(array)
-        tensor._values = array
-    return array
-
-
-def _constant_node_value(node: gs.Node) -> Array | None:
-    for key, value in node.attrs.items():
-        if isinstance(value, gs.Constant):
-            return _read_only(value)
-        if key in _CONSTANT_ATTRIBUTES and not isinstance(value, RawAttribute):
-            return frozen(np.array(value, dtype=_CONSTANT_ATTRIBUTES[key]))
-    return None
-
-
-def _attribute_value(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return EditConstant("", frozen(value))
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, tuple):
-        return list(value)
-    return value

@@ -13,9 +13,10 @@ from onnx import AttributeProto, TensorProto
 
 from graphopt.errors import PassError
 from graphopt.model import dtypes
+from graphopt.model.constants import settled
 from graphopt.model.graph import AttributeRecord, EditConstant, EditGraph, NodeRecord, RawAttribute
 from graphopt.model.importer import view_of
-from graphopt.model.weights import Array, TensorRecord, encode, frozen
+from graphopt.model.weights import Array, TensorRecord, encode
 
 Writer = Callable[[str, Array, TensorRecord | None], TensorProto | onnx.SparseTensorProto]
 
@@ -61,14 +62,6 @@ def export_graph(graph: EditGraph, options: ExportOptions, proto: onnx.GraphProt
         proto.value_info.extend(graph.envelope.values.values())
     else:
         proto.value_info.extend(_opaque_values(graph, options.is_opaque))
-
-
-def settled(constant: gs.Constant) -> Array:
-    """A constant's array, read-only from now on, also where it was put in past the editor."""
-    array: Array = constant.values
-    if array.flags.writeable:
-        array = constant._values = frozen(array)
-    return array
 
 
 def _live_defaults(graph: EditGraph) -> list[EditConstant]:

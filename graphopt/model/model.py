@@ -234,6 +234,8 @@ class Model:
     def raise_opset(self, version: int) -> tuple[str, ...]:
         """Raises the standard operator set to ``version`` by graphopt's own adapters; never lowers it.
 
+        Where it raises, some nodes may be rewritten already: call it on a clone that can be dropped.
+
         Returns:
             Notes, in sentences: what was rewritten.
 
