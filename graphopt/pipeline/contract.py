@@ -147,7 +147,7 @@ class PassContext:
         source: the user's own model, never edited: the float reference for compensation and measuring.
         analyses: facts about ``model`` as it was handed over, computed once.
         selection: which nodes the user's ``only`` / ``skip`` let this pass touch.
-        samples: calibration samples; ``None`` when the user gave none.
+        samples: calibration samples; ``None`` when the user gave none, or the source does not run on them.
         target: provider, threads and instruction set the result is for.
         seed: for everything random.
         progress: where to report.

@@ -91,6 +91,9 @@ class PassManager:
             return Outcome(step, OutcomeKind.SKIPPED, "no samples were given; with --data it would run")
         self._require_samples(step)
         self._require_validation(step)
+        runnable = self.grounds.feeds is not None
+        if rewrite.needs_samples and not runnable:
+            return Outcome(step, OutcomeKind.SKIPPED, f"it has to run the model: {self.grounds.why_not}")
         selection = Selection.of(candidate, rewrite.options.only, rewrite.options.skip)
         ctx = PassContext(
             model=candidate,
@@ -99,7 +102,7 @@ class PassManager:
             if analyses.model is not model
             else analyses.carried_over(candidate, frozenset()),
             selection=selection,
-            samples=self.samples,
+            samples=self.samples if runnable else None,
             target=self.target,
             seed=self.seed,
             progress=self.progress,
@@ -114,7 +117,9 @@ class PassManager:
         except (UsageError, SampleError):
             raise
         except GraphoptError as error:
-            return Outcome(step, OutcomeKind.FAILED, str(error), error=error)
+            # GO-308: the pass is fine, this model cannot hold what it would write.
+            kind = OutcomeKind.SKIPPED if error.code == "GO-308" else OutcomeKind.FAILED
+            return Outcome(step, kind, str(error), error=error)
         except Exception as error:
             return Outcome(step, OutcomeKind.FAILED, f"{type(error).__name__}: {error}", error=_as_bug(step, error))
         return self._judged(step, ctx, model, result)
