@@ -85,7 +85,8 @@ def observe(
 
     Args:
         model: the float model; it is not changed.
-        tensors: names of top-level tensors; graph inputs are allowed. Duplicates count once.
+        tensors: names of top-level tensors; graph inputs are allowed. Duplicates count once; outputs of Constant
+            nodes are left out.
         samples: at least one; shapes may differ from sample to sample.
         histograms: keep histograms (128 KiB a tensor) for percentiles.
         channel_axes: tensor name → its channel axis, where statistics per channel are wanted too.
@@ -97,7 +98,9 @@ def observe(
         RuntimeFailure: GO-603 or GO-604, the model does not open or run.
     """
     machine = target or Target()
-    wanted = list(dict.fromkeys(tensors))
+    # onnxruntime cannot hand out a sparse constant.
+    fixed = {t.name for node in model.editor.nodes() if node.op == "Constant" for t in node.outputs}
+    wanted = [name for name in dict.fromkeys(tensors) if name not in fixed]
     counts = {name: TensorStatistics(histogram=histograms) for name in wanted}
     seen: dict[str, int] = dict.fromkeys(wanted, 0)
     dtypes: dict[str, np.dtype[np.generic]] = {}
