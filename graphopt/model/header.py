@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import onnx
+from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
 
 from graphopt.model.graph import EditGraph
 
@@ -24,6 +25,12 @@ def write_metadata(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     del proto.metadata_props[:]
     for key, value in entries:
         proto.metadata_props.add(key=key, value=value)
+
+
+def unknown_fields(proto: onnx.ModelProto) -> list[str]:
+    """A note where the model, its graph or a node holds fields that the installed onnx does not know; they get lost."""
+    found = sum(len(UnknownFieldSet(message)) for message in (proto, proto.graph, *proto.graph.node))
+    return [f"{found} fields that onnx {onnx.__version__} does not know are left out"] if found else []
 
 
 def normalise_domains(header: onnx.ModelProto) -> list[str]:

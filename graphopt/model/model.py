@@ -22,7 +22,7 @@ from graphopt.model.clone import clone_graph
 from graphopt.model.editor import GraphEditor
 from graphopt.model.exporter import ExportOptions, export_graph, owned_constants
 from graphopt.model.graph import EditGraph, tensor_dtype, tensor_shape
-from graphopt.model.header import import_domains, normalise_domains, write_metadata
+from graphopt.model.header import import_domains, normalise_domains, unknown_fields, write_metadata
 from graphopt.model.importer import Importer, copy_fields
 from graphopt.model.interface import Interface, TensorSpec, read_interface
 from graphopt.model.load import read_proto
@@ -108,7 +108,7 @@ class Model:
             graph = importer.graph(proto.graph)
         except UnicodeDecodeError as error:
             raise ModelError("GO-304", "a name or text in the model is not UTF-8", why=str(error)) from None
-        notes = [*importer.notes, *normalise_domains(header)]
+        notes = [*importer.notes, *normalise_domains(header), *unknown_fields(proto)]
         return cls(header, graph, path=path, notes=tuple(notes))
 
     def clone(self) -> Model:
