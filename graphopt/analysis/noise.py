@@ -6,6 +6,8 @@ measurement, and a run costs little more than the float model's.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +22,7 @@ from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import Target
 
 _SWITCH = "graphopt_rounded"
-_NOTHING = -1
+_GROUP = 8
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Rounding:
 
 
 class NoiseProbe:
-    """A float model in which one tensor or weight at a time can be rounded.
+    """A float model in which chosen tensors and weights can be rounded.
 
     Args:
         model: the float model; it is not changed.
@@ -61,54 +63,72 @@ class NoiseProbe:
         )
 
     @property
-    def measurements(self) -> int:
-        """Runs that ``measure`` takes per sample."""
-        return 1 + len(self._tensors) + len(self._weights)
+    def roundings(self) -> int:
+        """How many tensors and weights can be rounded."""
+        return len(self._tensors) + len(self._weights)
 
     def measure(
-        self, samples: Samples, *, progress: Progress | None = None
+        self, samples: Samples, *, negligible: float = 0.0, deadline: float = math.inf, progress: Progress | None = None
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Relative noise energy, ``|y - y'|² / |y|²`` pooled over the samples, of the output that suffers most.
 
+        Energies of independent errors add up: neighbours are first rounded together, and only groups that matter are
+        looked into (group testing, Dorfman 1943).
+
         Args:
             samples: at least one.
+            negligible: a group with less relative energy than this is not looked into; its members share it.
+            deadline: ``time.perf_counter()`` after which groups are no longer looked into.
             progress: where to report.
 
         Returns:
             By tensor name, and by node output for weights.
         """
-        count = len(self._tensors) + len(self._weights)
-        noise: dict[str, Array] = {}
-        signal: dict[str, float] = {}
-        for feed in (progress or Silent()).track(samples, label="measuring noise", total=len(samples)):
-            exact = self._floats(self._run(feed, _NOTHING))
-            for name, value in exact.items():
-                signal[name] = signal.get(name, 0.0) + float(np.vdot(value, value))
-                noise.setdefault(name, np.zeros(count))
-            for index in range(count):
-                for name, value in self._floats(self._run(feed, index)).items():
-                    delta = value - exact[name] if value.shape == exact[name].shape else exact[name]
-                    noise[name][index] += float(np.vdot(delta, delta))
-        worst = np.zeros(count)
-        for name, energies in noise.items():
-            if signal[name] > 0:
-                worst = np.maximum(worst, np.nan_to_num(energies / signal[name], nan=1.0, posinf=1.0))
+        exact = [_floats(self.run_exact(feed)) for feed in samples]
+        found = np.zeros(self.roundings)
+        step = _GROUP if negligible > 0 else 1
         split = len(self._tensors)
+        starts = [*range(0, split, step), *range(split, self.roundings, step)]
+        for start in (progress or Silent()).track(starts, label="measuring noise", total=len(starts)):
+            end = min(start + step, split if start < split else self.roundings)
+            pending = [(start, end)]
+            while pending:
+                low, high = pending.pop()
+                energy = self._energy(samples, exact, range(low, high))
+                if high - low == 1 or energy <= negligible or time.perf_counter() > deadline:
+                    found[low:high] = energy / (high - low)
+                else:
+                    middle = (low + high) // 2
+                    pending += [(low, middle), (middle, high)]
         return (
-            dict(zip(self._tensors, worst[:split].tolist(), strict=True)),
-            dict(zip(self._weights, worst[split:].tolist(), strict=True)),
+            dict(zip(self._tensors, found[:split].tolist(), strict=True)),
+            dict(zip(self._weights, found[split:].tolist(), strict=True)),
         )
 
     def run_exact(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs with nothing rounded."""
-        return self._run(feed, _NOTHING)
+        return self._run(feed, ())
 
-    def _run(self, feed: Mapping[str, Array], index: int) -> dict[str, Array]:
-        return self._session.run({**feed, _SWITCH: np.array(index, np.int64)})
+    def _energy(self, samples: Samples, exact: Sequence[Mapping[str, Array]], rounded: Sequence[int]) -> float:
+        noise: dict[str, float] = {}
+        signal: dict[str, float] = {}
+        for feed, outputs in zip(samples, exact, strict=True):
+            for name, value in _floats(self._run(feed, rounded)).items():
+                reference = outputs[name]
+                delta = value - reference if value.shape == reference.shape else reference
+                noise[name] = noise.get(name, 0.0) + float(np.vdot(delta, delta))
+                signal[name] = signal.get(name, 0.0) + float(np.vdot(reference, reference))
+        ratios = [noise[name] / signal[name] for name in noise if signal[name] > 0]
+        return float(np.nan_to_num(max(ratios, default=0.0), nan=1.0, posinf=1.0))
 
-    @staticmethod
-    def _floats(values: Mapping[str, Array]) -> dict[str, Array]:
-        return {k: v.astype(np.float64) for k, v in values.items() if getattr(v, "dtype", np.dtype(object)).kind == "f"}
+    def _run(self, feed: Mapping[str, Array], rounded: Sequence[int]) -> dict[str, Array]:
+        mask = np.zeros(self.roundings, np.bool_)
+        mask[list(rounded)] = True
+        return self._session.run({**feed, _SWITCH: mask})
+
+
+def _floats(values: Mapping[str, Array]) -> dict[str, Array]:
+    return {k: v.astype(np.float64) for k, v in values.items() if getattr(v, "dtype", np.dtype(object)).kind == "f"}
 
 
 def _switched(
@@ -140,17 +160,16 @@ def _switched(
     del graph.node[:]
     graph.node.extend(nodes)
     del graph.value_info[:]
-    graph.input.append(helper.make_tensor_value_info(_SWITCH, TensorProto.INT64, []))
+    count = len(tensors) + len(weights)
+    graph.input.append(helper.make_tensor_value_info(_SWITCH, TensorProto.BOOL, [count]))
     return proto
 
 
-def _switch(
-    index: int, rounded: onnx.GraphProto, exact: onnx.GraphProto, output: str
-) -> list[onnx.NodeProto]:
+def _switch(index: int, rounded: onnx.GraphProto, exact: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
     number, condition = f"{output}/number", f"{output}/condition"
     return [
         helper.make_node("Constant", [], [number], value=numpy_helper.from_array(np.array(index, np.int64))),
-        helper.make_node("Equal", [_SWITCH, number], [condition]),
+        helper.make_node("Gather", [_SWITCH, number], [condition]),
         helper.make_node("If", [condition], [output], then_branch=rounded, else_branch=exact),
     ]
 
@@ -204,7 +223,7 @@ def _read_renamed(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
     for position, name in enumerate(node.input):
         node.input[position] = renamed.get(name, name)
     for attribute in node.attribute:
-        for body in ([attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs):
+        for body in [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs:
             for inner in body.node:
                 _read_renamed(inner, renamed)
             for value in body.output:

@@ -22,6 +22,8 @@ from graphopt.pipeline.contract import Broken, Pass, PassContext, PassOptions, P
 from graphopt.runtime.providers import CPU
 from graphopt.validation.threeway import three_way
 
+MOST_HARM_DB = 10.0
+"""Fused kernels may round ties the other way; steep networks were seen to make 6 dB of that."""
 CLEAR_DB = 40.0
 """Above this SQNR the runtime's share of the noise is of no interest."""
 
@@ -153,8 +155,8 @@ class Quantize(Pass[QuantizeOptions]):
             return
         check_fusions(ctx.model, ctx.target)
         assert ctx.samples is not None
-        found = three_way(ctx.source, ctx.model, ctx.samples.first(4), target=ctx.target)
-        if found.runtime_harms and found.optimized_db < CLEAR_DB:
+        found = three_way(ctx.source, ctx.model, ctx.samples.first(8), target=ctx.target)
+        if found.optimized_db < min(found.unoptimized_db - MOST_HARM_DB, CLEAR_DB):
             raise Broken(
                 "runtime optimizations",
                 found.message,

@@ -21,6 +21,10 @@ from graphopt.runtime.profile import Profile, profile
 from graphopt.runtime.target import Target
 
 _MOST_NOISE_SAMPLES = 6
+_TESTED_SHARE = 0.5
+"""Runs that group testing takes, per rounding; seen: 0.3 to 0.6."""
+_NEGLIGIBLE = 0.02
+"""Share of the target's noise below which a group is not looked into."""
 _LOOK_BACK = 4
 
 
@@ -101,10 +105,11 @@ def measure_noise(
     costs: Costs,
     *,
     seconds: float,
+    target_db: float,
     target: Target,
     progress: Progress,
-) -> Costs | None:
-    """``costs`` with noises; ``None``: not even one sample fits the time.
+) -> Costs:
+    """``costs`` with noises.
 
     Args:
         model: the float model.
@@ -113,7 +118,8 @@ def measure_noise(
         possible: names of the units that may become integer.
         samples: calibration samples.
         costs: what is known already.
-        seconds: time to spend.
+        seconds: time to spend, about.
+        target_db: SQNR that matters: tensors far below it are measured together.
         target: where to run.
         progress: where to report.
 
@@ -126,12 +132,15 @@ def measure_noise(
     probe.run_exact(samples[0])
     started = time.perf_counter()
     probe.run_exact(samples[0])
-    each = (time.perf_counter() - started) * probe.measurements
-    count = min(_MOST_NOISE_SAMPLES, len(samples), int(seconds / each))
-    if count == 0:
-        return None
+    each = (time.perf_counter() - started) * probe.roundings * _TESTED_SHARE
+    count = min(_MOST_NOISE_SAMPLES, len(samples), max(1, int(seconds / each)))
     step = max(1, len(samples) // count)
-    by_tensor, by_weight = probe.measure(samples.take(list(range(0, step * count, step))), progress=progress)
+    by_tensor, by_weight = probe.measure(
+        samples.take(list(range(0, step * count, step))),
+        negligible=_NEGLIGIBLE * 10 ** (-target_db / 10),
+        deadline=started + seconds,
+        progress=progress,
+    )
     owner = {unit.head.outputs[0].name: unit.name for unit in chosen}
     return replace(
         costs,

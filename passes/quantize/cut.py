@@ -88,6 +88,20 @@ def best_placement(
     return frozenset(name for name, v in vertex.items() if v in side)
 
 
+def predicted_noise(units: Units, integer: Collection[str], costs: Costs) -> float:
+    """The sum of what the weights and tensors that ``integer`` rounds add to the noise; relative energy."""
+    total = sum(costs.weight_noise.get(name, 0.0) for name in integer)
+    rounded: set[str] = set()
+    for unit in units.all:
+        if unit.name not in integer:
+            continue
+        rounded.update(unit.reads)
+        if unit.kind not in _INHERITING and not unit.float_output:
+            rounded.update(unit.writes)
+    inherited = {t for unit in units.all if unit.kind in _INHERITING and unit.name in integer for t in unit.writes}
+    return total + sum(costs.tensor_noise.get(tensor, 0.0) for tensor in rounded - inherited)
+
+
 @dataclass(frozen=True)
 class _Ends:
     """Who writes and who reads one tensor."""

@@ -113,7 +113,7 @@ def _matmul_with_bias(writer: Writer, unit: Unit) -> gs.Tensor:
     assert add is not None
     weight = editor.constant(unit.head.inputs[1])
     source = unit.head.inputs[0]
-    shape = writer.model.shape_of(source)
+    shape = unit.shape
     other = add.inputs[1] if add.inputs[0] is unit.head.outputs[0] else add.inputs[0]
     bias = editor.constant(other)
     assert weight is not None and bias is not None and shape is not None

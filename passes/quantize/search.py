@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,13 +11,16 @@ from graphopt.errors import RuntimeFailure
 from graphopt.passes.quantize.candidates import default_placement, split_placements, without_stems
 from graphopt.passes.quantize.choose import Bench, Trial, decide
 from graphopt.passes.quantize.costs import measure_noise, measure_times
-from graphopt.passes.quantize.cut import Costs, best_placement
+from graphopt.passes.quantize.cut import Costs, best_placement, predicted_noise
 from graphopt.passes.quantize.units import Units
 
-PRICES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-"""What a relative noise energy of 1 is worth, in times of the float model."""
-REFINEMENTS = 4
-"""How often the price is bisected once one is enough."""
+PRICES = (1e-3, 1e4)
+"""Between these, in times of the float model, lies what a relative noise energy of 1 may be worth."""
+BISECTIONS = 10
+AIMS = 6
+"""How many cuts are measured, at most."""
+STEP_DB = 2.0
+"""Reaching the target by less than this is good aim."""
 NOISE_SHARE = 0.5
 """Share of the remaining time that measuring noise may take."""
 CORRECTION_GAIN_DB = 0.3
@@ -56,7 +60,8 @@ class Search:
         if bench.left > 0:
             bench.try_out("all but the first convolution", without_stems(bench.model, self.units, whole))
         costs = self._times() if bench.left > 0 else None
-        if costs is not None:
+        reached = any(trial.sqnr_db >= bench.target_db for trial in bench.trials)
+        if costs is not None and reached:
             bench.try_out("cut by time", self._cut(costs, 0.0))
         if not self._settled():
             self._by_noise(costs, whole)
@@ -102,26 +107,44 @@ class Search:
                 if self.bench.left > 0:
                     self.bench.try_out(label, integer)
             return
-        total = sum(noisy.float_ms.values())
-        for price in self.bench.progress.track(PRICES, label="trying placements", total=len(PRICES)):
-            if self.bench.left <= 0:
-                return
-            trial = self.bench.try_out(f"cut at {price:g}", self._cut(noisy, price * total))
-            if trial is not None and trial.sqnr_db >= self.bench.target_db:
-                self._refine(noisy, price / 3.3, price, total)
-                return
+        self._aim(noisy)
 
-    def _refine(self, costs: Costs, low: float, high: float, total: float) -> None:
-        """Bisect between a price that buys too little accuracy and one that buys enough."""
-        for _ in range(REFINEMENTS):
-            if self.bench.left <= 0:
+    def _aim(self, costs: Costs) -> None:
+        """Choose prices whose cut should just reach the target, and learn from each trial how far off that was."""
+        bench = self.bench
+        offset = self._offset(costs, bench.trials[-1]) if bench.trials else 0.0
+        goal = bench.target_db
+        for _ in bench.progress.track(range(AIMS), label="trying placements", total=AIMS):
+            if bench.left <= 0:
                 return
-            middle = (low * high) ** 0.5
-            trial = self.bench.try_out(f"cut at {middle:.3g}", self._cut(costs, middle * total))
-            if trial is not None and trial.sqnr_db < self.bench.target_db:
-                low = middle
+            price, integer = self._cheapest(costs, goal - offset)
+            trial = bench.try_out(f"cut at {price:.2g}", integer)
+            if trial is None:
+                goal += STEP_DB
+                continue
+            if bench.target_db <= trial.sqnr_db <= bench.target_db + STEP_DB:
+                return
+            offset = self._offset(costs, trial)
+            goal = bench.target_db + STEP_DB / 2
+
+    def _offset(self, costs: Costs, trial: Trial) -> float:
+        """Measured less predicted SQNR of a trial, dB."""
+        noise = predicted_noise(self.units, trial.plan.integer, costs)
+        return trial.sqnr_db + 10 * math.log10(max(noise, 1e-12))
+
+    def _cheapest(self, costs: Costs, wanted_db: float) -> tuple[float, frozenset[str]]:
+        """The lowest price of noise, in times of the float model, whose cut is predicted to reach ``wanted_db``."""
+        total = sum(costs.float_ms.values())
+        low, high = math.log10(PRICES[0]), math.log10(PRICES[1])
+        best = self._cut(costs, PRICES[1] * total)
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            integer = self._cut(costs, 10**middle * total)
+            if -10 * math.log10(max(predicted_noise(self.units, integer, costs), 1e-12)) >= wanted_db:
+                high, best = middle, integer
             else:
-                high = middle
+                low = middle
+        return 10**high, best
 
     def _noise(self, costs: Costs) -> Costs | None:
         bench = self.bench
@@ -134,6 +157,7 @@ class Search:
                 self.samples,
                 costs,
                 seconds=bench.left * NOISE_SHARE,
+                target_db=bench.target_db,
                 target=bench.target,
                 progress=bench.progress,
             )

@@ -50,6 +50,7 @@ class Unit:
         writes: names of its output tensors.
         bounds: what a Relu or Clip at its end clips to; ``None`` without one.
         factor: of kind SCALE: what it multiplies with.
+        shape: shape of the first tensor that it reads; ``None`` where it is not known.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Unit:
     writes: tuple[str, ...]
     bounds: tuple[float, float] | None = None
     factor: float = 1.0
+    shape: tuple[int | str | None, ...] | None = None
 
     @property
     def head(self) -> gs.Node:
@@ -174,6 +176,7 @@ class _Finder:
             writes=tuple(t.name for t in writes),
             bounds=bounds,
             factor=factor,
+            shape=self.model.shape_of(reads[0]),
         )
 
     def _float32(self, tensor: gs.Tensor) -> bool:
