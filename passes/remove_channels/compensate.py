@@ -8,8 +8,9 @@ the model, a pull towards what was trained only leaves it uncompensated.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +22,14 @@ from graphopt.passes.remove_channels.sites import Site
 from graphopt.passes.remove_channels.streams import Walk, run_needed
 from graphopt.passes.remove_channels.surgery import Removal, output_axis
 
+Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 
+Join = tuple[str, str]
+"""A residual Add: its output, and its input that does not come from the layer."""
+MEMORY = 128 << 20
+"""Bytes of targets kept from one walk through the original model."""
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridges tried, as shares of the mean diagonal of the input's covariance; held-out rows choose."""
 
@@ -68,13 +74,69 @@ def compensate(
         walk: the samples.
         ridges: ridges to choose from; empty: only biases are corrected.
     """
-    done = []
-    for position, site in enumerate(sites):
-        pending = {id(later.node) for later in sites[position + 1 :]}
-        join = _join(removal.model, site, pending)
-        sums = gather(original, removal.model, site, walk, join, f"refit {position + 1}/{len(sites)}")
-        done.append(_refit(removal, site, sums, ridges))
+    done: list[Refit] = []
+    todo = list(sites)
+    while todo:
+        batch = _batch(removal.model, todo, walk)
+        joins = {
+            id(s): _join(removal.model, s, {id(later.node) for later in todo[k + 1 :]}) for k, s in enumerate(batch)
+        }
+        goals = _goals(original, batch, joins, walk)
+        for site in batch:
+            label = f"refit {len(done) + 1}/{len(sites)}"
+            sums = _gather(removal.model, site, joins[id(site)], goals.pop(id(site)), walk, label)
+            done.append(_refit(removal, site, sums, ridges))
+        todo = todo[len(batch) :]
     return done
+
+
+def _batch(model: Model, todo: Sequence[Site], walk: Walk) -> list[Site]:
+    """The next layers whose targets fit into memory together, at least one."""
+    batch, size = [todo[0]], _bytes(model, todo[0], walk)
+    for site in todo[1:]:
+        size += _bytes(model, site, walk)
+        if size > MEMORY:
+            break
+        batch.append(site)
+    return batch
+
+
+def _bytes(model: Model, site: Site, walk: Walk) -> int:
+    outputs = int(site.matrix(model).shape[1])
+    return 4 * outputs * walk.positions * len(walk.samples)
+
+
+def _goals(
+    original: Model, batch: Sequence[Site], joins: Mapping[int, Join | None], walk: Walk
+) -> dict[int, list[Array]]:
+    """What each layer should give: rows for each sample, from one walk through the original."""
+    names = {id(site): join[0] if (join := joins[id(site)]) else site.target for site in batch}
+    session = walk.open(original, list(names.values()))
+    goals: dict[int, list[Array]] = {id(site): [] for site in batch}
+    for index, feed in walk.feeds("targets"):
+        seen = run_needed(session, feed)
+        for site in batch:
+            goal = seen[names[id(site)]]
+            positions = site.draw(goal.shape, walk.positions, walk.rng(index))
+            goals[id(site)].append(site.targets(goal, positions))
+    return goals
+
+
+def _gather(
+    masked: Model, site: Site, join: Join | None, goals: list[Array], walk: Walk, label: str
+) -> tuple[Moments, Moments]:
+    """Moments of (what the layer sees now, what it should give): over fitting and over held-out samples."""
+    session = walk.open(masked, [site.source, site.target, *([] if join is None else [join[1]])])
+    inputs, outputs = site.matrix(masked).shape
+    sums = (Moments(inputs, outputs), Moments(inputs, outputs))
+    for index, feed in walk.feeds(label):
+        seen = run_needed(session, feed)
+        positions = site.draw(seen[site.target].shape, walk.positions, walk.rng(index))
+        goal = goals[index]
+        if join is not None:
+            goal = goal - site.targets(seen[join[1]], positions)
+        sums[walk.held_out(index)].add(site.inputs(seen[site.source], positions), goal)
+    return sums
 
 
 def _refit(removal: Removal, site: Site, sums: tuple[Moments, Moments], ridges: Sequence[float]) -> Refit:
@@ -84,7 +146,7 @@ def _refit(removal: Removal, site: Site, sums: tuple[Moments, Moments], ridges: 
     plain = weight[np.ix_(columns, alive_out)]
     offset = site.offset(removal.model)[alive_out]
     fit, before, after = choose(fitting, judging, plain, offset, ridges, intercept=site.bias is not None)
-    variance = judging.variance()
+    variance = (judging if judging.rows else fitting).variance()
     if fit is None or variance <= 0:
         return Refit(site.name, before / max(variance, 1e-30), before / max(variance, 1e-30), 0.0, False)
     fresh = np.zeros_like(weight)
@@ -104,7 +166,7 @@ def _alive(removal: Removal, site: Site) -> tuple[Indices, Indices]:
     return np.flatnonzero(held), outputs
 
 
-def _join(masked: Model, site: Site, pending: set[int]) -> tuple[str, str] | None:
+def _join(masked: Model, site: Site, pending: set[int]) -> Join | None:
     """The residual Add behind a layer as (its output, its other input), where that other input is final by now.
 
     Fitting to the sum minus the pruned model's own shortcut lets the layer also make up for what the shortcut lost.
@@ -134,25 +196,6 @@ def _depends(model: Model, tensor: object, nodes: set[int]) -> bool:
         seen.add(id(node))
         stack.extend(node.inputs)
     return False
-
-
-def gather(
-    original: Model, masked: Model, site: Site, walk: Walk, join: tuple[str, str] | None, label: str
-) -> tuple[Moments, Moments]:
-    """Moments of (what the layer sees now, what it should give): over fitting and over held-out samples."""
-    goal = site.target if join is None else join[0]
-    now = walk.open(masked, [site.source, *([] if join is None else [join[1]])])
-    then = walk.open(original, [goal])
-    inputs, outputs = site.matrix(masked).shape
-    sums = (Moments(inputs, outputs), Moments(inputs, outputs))
-    for index, feed in walk.feeds(label):
-        seen = run_needed(now, feed)
-        wanted = run_needed(then, feed)[goal]
-        if join is not None:
-            wanted = wanted - seen[join[1]]
-        x, t = site.rows(seen[site.source], wanted, walk.positions, walk.rng(index))
-        sums[walk.held_out(index)].add(x, t)
-    return sums
 
 
 def choose(

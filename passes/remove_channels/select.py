@@ -105,7 +105,7 @@ def _walk(model: Model, channels: Channels, batch: Sequence[Site], walk: Walk) -
     for index, feed in walk.feeds("activation statistics"):
         seen = run_needed(session, feed)
         for site in batch:
-            x, _ = site.rows(seen[site.source], seen[site.target], walk.positions, walk.rng(index))
-            sums[id(site)].add(x)
+            positions = site.draw(seen[site.target].shape, walk.positions, walk.rng(index))
+            sums[id(site)].add(site.inputs(seen[site.source], positions))
     for site in batch:
         yield site, sums.pop(id(site))

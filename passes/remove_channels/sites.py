@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from graphopt.passes.remove_channels.surgery import Removal, constant
 
 Array = npt.NDArray[Any]
 Matrix = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,27 +90,31 @@ class Site:
             old = constant(removal.model, node, index)
             editor.set_constant(node, index, (old.astype(np.float64) + push).astype(old.dtype))
 
-    def rows(self, x: Array, targets: Array, limit: int, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Rows of the layer's input and of the target, at most ``limit`` a picture.
+    def draw(self, shape: Sequence[int], limit: int, rng: np.random.Generator) -> list[Indices]:
+        """Output positions to read: up to ``limit`` of a feature map (Conv), of all rows (Gemm, MatMul).
 
         Args:
-            x: the layer's input.
-            targets: a tensor of the shape of its output.
-            limit: output positions a picture (Conv), or rows (Gemm, MatMul).
-            rng: draws the positions.
-
-        Returns:
-            float32 [rows, inputs · kernel] and [rows, outputs].
+            shape: shape of the layer's output.
+            limit: how many; Gemm and MatMul give at least one row for each entry of the batch.
+            rng: draws them.
         """
         if self.window is None:
-            flat, wanted = x.reshape(-1, x.shape[-1]), targets.reshape(-1, targets.shape[-1])
-            chosen = sample_positions((len(flat),), max(limit, len(x)), rng)[0]
-            return flat[chosen], wanted[chosen]
-        window = self._fitted(x.shape[2:])
-        positions = sample_positions(targets.shape[2:], limit, rng)
+            return sample_positions((math.prod(shape[:-1]),), max(limit, shape[0]), rng)
+        return sample_positions(shape[2:], limit, rng)
+
+    def inputs(self, x: Array, positions: Sequence[Indices]) -> Array:
+        """What the layer reads at these positions: float32 [rows, inputs · kernel]."""
+        if self.window is None:
+            return x.reshape(-1, x.shape[-1])[positions[0]]
+        return self._fitted(x.shape[2:]).patches(x, positions)
+
+    def targets(self, y: Array, positions: Sequence[Indices]) -> Array:
+        """A tensor of the shape of the layer's output at these positions: float32 [rows, outputs]."""
+        if self.window is None:
+            return y.reshape(-1, y.shape[-1])[positions[0]]
         where: tuple[Any, ...] = (slice(None), slice(None), *positions)
-        picked = targets[where]  # [N, O, P]
-        return window.patches(x, positions), picked.transpose(0, 2, 1).reshape(-1, targets.shape[1])
+        picked: Array = y[where]  # [N, O, P]
+        return picked.transpose(0, 2, 1).reshape(-1, y.shape[1])
 
     def _fitted(self, spatial: tuple[int, ...]) -> Window:
         """The window with the padding that ``auto_pad`` means for this size."""

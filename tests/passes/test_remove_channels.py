@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from pydantic import ValidationError
 
+from graphopt.analysis.moments import Moments
 from graphopt.data.samples import Samples
 from graphopt.model.model import Model
 from graphopt.passes.remove_channels import RemoveChannels
+from graphopt.passes.remove_channels.compensate import choose, solve
 from graphopt.passes.remove_channels.importance import Surgeon, operate, strongest
 from graphopt.passes.remove_channels.widths import kept_width
 from graphopt.pipeline.contract import Refusal
@@ -390,6 +392,16 @@ def test_a_refit_is_kept_only_where_it_helps_on_held_out_samples() -> None:
     assert all(site.figures["after"] < site.figures["before"] for site in refits)  # type: ignore[operator]
 
 
+def test_more_layers_are_refitted_than_those_that_lost_inputs() -> None:
+    proto = builders.residual(0)
+    count = {}
+    for how in ("behind", "all"):
+        _, result = removed(proto, samples=made(proto, 16), refit=how, scope="inner", skip=("op:Gemm",))
+        count[how] = [site.where for site in result.applied if site.rule == "refit"]
+    assert count["behind"] == ["back.conv/Conv"]
+    assert "output/Gemm" not in count["all"]
+
+
 def test_with_samples_the_surgeon_chooses_and_the_recipe_says_so() -> None:
     proto = builders.conv_bn_relu(0)
     _, result = removed(proto, samples=made(proto, 8))
@@ -427,6 +439,36 @@ def test_the_surgeon_keeps_what_cannot_be_made_up_for() -> None:
     surgeon = Surgeon(x.T @ x, np.ones((4, 2)) * [[9], [9], [1], [9]], np.arange(4), 1e-9)
     kept = operate([surgeon], 4, 3)
     assert 2 in kept.tolist() and len(kept) == 3
+
+
+def linear_rows(seed: int, rows: int, weight: Any, shift: float = 0.0, noise: float = 0.0) -> tuple[Any, Any]:
+    """Normal inputs and ``x · weight + shift``, with noise."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, len(weight)))
+    y = x @ weight + shift + noise * rng.standard_normal((rows, weight.shape[1]))
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def test_a_heavy_ridge_pulls_to_the_trained_weights_and_many_rows_find_the_answer() -> None:
+    rng = np.random.default_rng(0)
+    truth, trained = rng.standard_normal((20, 4)), rng.standard_normal((20, 4))
+    few, many = Moments(20, 4), Moments(20, 4)
+    few.add(*linear_rows(1, 8, truth))
+    heavy = solve(few, trained, np.zeros(4), 1e6, intercept=True)
+    np.testing.assert_allclose(heavy.weight, trained, atol=1e-3)
+    many.add(*linear_rows(2, 4000, truth, shift=3.0))
+    light = solve(many, trained, np.zeros(4), 1e-6, intercept=True)
+    np.testing.assert_allclose(light.weight, truth, atol=1e-3)
+    np.testing.assert_allclose(light.bias, 3, atol=1e-3)
+
+
+def test_a_fit_that_loses_on_held_out_rows_is_not_taken() -> None:
+    weight = np.random.default_rng(1).standard_normal((30, 4))
+    fitting, judging = Moments(30, 4), Moments(30, 4)
+    fitting.add(*linear_rows(2, 10, weight, noise=1.0))
+    judging.add(*linear_rows(3, 500, weight))
+    fit, before, after = choose(fitting, judging, weight, np.zeros(4), (1e-4,), intercept=True)
+    assert fit is None and after == before < 0.1
 
 
 # Real models
