@@ -118,7 +118,8 @@ def observe(
             )
             current = group
         feed = samples[index]
-        values = session.run(feed, [n for n in group if n not in feed])
+        asked = [name for name in group if name not in feed]
+        values = session.run(feed, asked) if asked else {}
         for name in group:
             value = np.asarray(feed[name] if name in feed else values[name])
             dtypes[name] = value.dtype
