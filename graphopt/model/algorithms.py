@@ -93,15 +93,16 @@ def _sort_level(graph: EditGraph) -> None:
     try:
         order = stable_order(len(nodes), depends_on)
     except CycleError as cycle:
-        raise cycle_error([nodes[i].name or nodes[i].op for i in cycle.path]) from None
+        where = cycle_text([nodes[i].name or nodes[i].op for i in cycle.path])
+        raise ModelError("GO-304", "the graph has a cycle", where=where) from None
     if order != list(range(len(nodes))):
         graph.nodes[:] = [nodes[i] for i in order]
 
 
-def cycle_error(names: Sequence[str]) -> ModelError:
-    """The error for a cycle along ``names``, shortened when it is long."""
+def cycle_text(names: Sequence[str]) -> str:
+    """A cycle along ``names``, shortened when it is long."""
     shown = list(names) if len(names) <= 12 else [*names[:8], "…", *names[-3:]]
-    return ModelError("GO-304", "the graph has a cycle", where=" -> ".join(shown))
+    return " -> ".join(shown)
 
 
 def remove_dead_code(graph: EditGraph) -> int:

@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto
 
-from graphopt.errors import ModelError
 from graphopt.model import dtypes, wellformed
+from graphopt.model.findings import raise_first
 from graphopt.model.graph import (
     AttributeRecord,
     EditConstant,
@@ -23,6 +23,7 @@ from graphopt.model.graph import (
     RawAttribute,
     Shape,
 )
+from graphopt.model.limits import Limits
 from graphopt.model.weights import ExternalFiles, TensorRecord, decode, decode_sparse
 
 Scope = ChainMap[str, gs.Tensor]
@@ -34,14 +35,16 @@ class Importer:
     Args:
         ir_version: below 4, an initializer that is listed as an input is a constant all the same.
         files: external data.
+        limits: on single tensors.
 
     Attributes:
         notes: what was repaired, in sentences.
     """
 
-    def __init__(self, ir_version: int, files: ExternalFiles) -> None:
+    def __init__(self, ir_version: int, files: ExternalFiles, limits: Limits) -> None:
         self._overridable = ir_version >= 4
         self._files = files
+        self._limits = limits
         self._taken: set[str] = set()
         self._used: set[str] = set()
         self._count = 0
@@ -68,7 +71,7 @@ class Importer:
         self._taken.update(n.name for n in wellformed.walk_nodes(proto.node) if n.name)
         # The view refers to protobuf nodes; a copy without weights lets the source's memory go.
         light = copy_fields(proto, without=("initializer", "sparse_initializer"))
-        wellformed.check_text(light)
+        raise_first(wellformed.text(light))
         return self._graph(light, ChainMap(), None, initializers=proto)
 
     def _graph(
@@ -79,8 +82,9 @@ class Importer:
         initializers: onnx.GraphProto | None = None,
     ) -> EditGraph:
         source = initializers or proto
-        nodes, moved = wellformed.ordered_nodes(proto, scope, source)
-        self._sorted |= moved
+        order = wellformed.order_nodes(proto, scope, source)
+        raise_first(order.findings)
+        self._sorted |= order.moved
         graph = EditGraph(name=proto.name, doc_string=proto.doc_string)
         graph.parent = parent
         self._declare(graph, proto)
@@ -92,7 +96,7 @@ class Importer:
                 graph.inputs.append(self._variable(graph, value, local))
             elif value.name in graph.envelope.defaults:
                 graph.inputs.append(local[value.name])
-        for node in nodes:
+        for node in order.nodes:
             graph.nodes.append(self._node(graph, node, local))
         graph.outputs = [local[value.name] for value in proto.output]
         return graph
@@ -107,10 +111,10 @@ class Importer:
         envelope.values = {value.name: value for value in proto.value_info}
 
     def _initializers(self, graph: EditGraph, proto: onnx.GraphProto, local: Scope, overridable: set[str]) -> None:
-        records = [(t.name, decode(t, self._files)) for t in proto.initializer]
-        records += [(t.values.name, decode_sparse(t, self._files)) for t in proto.sparse_initializer]
+        records = [(t.name, decode(t, self._files, self._limits)) for t in proto.initializer]
+        records += [(t.values.name, decode_sparse(t, self._files, self._limits)) for t in proto.sparse_initializer]
         for name, record in records:
-            wellformed.check_text(record.header)
+            raise_first(wellformed.text(record.header))
             constant = _constant(name, record, graph)
             if name in overridable:
                 graph.envelope.defaults[name] = constant
@@ -176,10 +180,8 @@ class Importer:
             light = copy_fields(proto, without=("g",))
             return AttributeRecord(light, None), self._graph(proto.g, local, graph)
         if proto.type == AttributeProto.TENSOR and not proto.ref_attr_name:
-            record = decode(proto.t, self._files)
+            record = decode(proto.t, self._files, self._limits)
             return AttributeRecord(proto, record.array), _constant(proto.t.name, record, graph)
-        if proto.type in (AttributeProto.GRAPHS,):
-            raise ModelError("GO-308", f"attribute {proto.name!r} is a list of graphs", where=proto.name)
         value = plain_value(proto)
         shown = tuple(value) if isinstance(value, list) else value
         return AttributeRecord(proto, shown), value

@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graphopt.errors import ModelError
-from graphopt.model import wellformed
+from graphopt.model.limits import DEFAULT_LIMITS, Limits, exceeded
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG picture"),
@@ -24,13 +24,14 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def read_proto(path: Path) -> onnx.ModelProto:
+def read_proto(path: Path, limits: Limits = DEFAULT_LIMITS) -> onnx.ModelProto:
     """Parses a model file; external data is not read.
 
     Raises:
         ModelError: GO-301 when the file cannot be read, GO-302 when it is something else, GO-303 when it is cut off.
+        LimitError: GO-701 when the file is too large.
     """
-    data = _read(path)
+    data = _read(path, limits)
     if not data:
         raise ModelError("GO-302", "the file is empty", where=str(path))
     proto = onnx.ModelProto()
@@ -40,20 +41,19 @@ def read_proto(path: Path) -> onnx.ModelProto:
         raise _undecodable(path, data, str(error)) from None
     if not _looks_like_model(proto):
         raise _undecodable(path, data, "no model in it")
-    try:
-        wellformed.check_versions(proto)
-    except ModelError as error:
-        error.where = error.where or str(path)
-        raise
     return proto
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, limits: Limits) -> bytes:
     try:
-        mode = path.stat().st_mode
-        if stat.S_ISREG(mode):
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            if status.st_size > limits.max_file_bytes:
+                hint = "keep the weights in a data file beside the model (external data)"
+                found = exceeded("max_file_bytes", status.st_size, limits.max_file_bytes, where=str(path), hint=hint)
+                raise found.as_error()
             return path.read_bytes()
-        why = "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file"
+        why = "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
     except FileNotFoundError:
         why = "there is no such file"
     except OSError as error:

@@ -21,10 +21,12 @@ from graphopt.model.check import check_skeleton
 from graphopt.model.clone import clone_graph
 from graphopt.model.editor import GraphEditor
 from graphopt.model.exporter import ExportOptions, export_graph, owned_constants
+from graphopt.model.findings import raise_first
 from graphopt.model.graph import EditGraph, tensor_dtype, tensor_shape
 from graphopt.model.header import import_domains, normalise_domains, unknown_fields, write_metadata
 from graphopt.model.importer import Importer, copy_fields
 from graphopt.model.interface import Interface, TensorSpec, read_interface
+from graphopt.model.limits import DEFAULT_LIMITS, Limits, excesses
 from graphopt.model.load import read_proto
 from graphopt.model.weights import Array, ExternalFiles, TensorRecord, encode, stored_size, stub
 
@@ -69,25 +71,26 @@ class Model:
     # Making one
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Model:
+    def open(cls, path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Model:
         """Opens a model file; external data is mapped, not read.
 
         Raises:
             ModelError: GO-301 to GO-308: unreadable, not ONNX, incomplete, malformed, too new, unusable external
                 data, or a feature that cannot be carried.
+            LimitError: GO-701, the model exceeds one of ``limits``.
         """
         file = Path(path)
-        return cls._build(read_proto(file), ExternalFiles(file.resolve().parent), file)
+        return cls._build(read_proto(file, limits), ExternalFiles(file.resolve().parent), file, limits)
 
     @classmethod
-    def from_proto(cls, proto: onnx.ModelProto) -> Model:
+    def from_proto(cls, proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Model:
         """A model from a protobuf, which is neither changed nor referred to afterwards.
 
         Raises:
             ModelError: as ``open``; GO-306 for external data, since a protobuf has no folder.
+            LimitError: as ``open``.
         """
-        wellformed.check_versions(proto)
-        return cls._build(proto, ExternalFiles(None), None)
+        return cls._build(proto, ExternalFiles(None), None, limits)
 
     @classmethod
     def of(cls, source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
@@ -99,17 +102,28 @@ class Model:
         return cls.open(source)
 
     @classmethod
-    def _build(cls, proto: onnx.ModelProto, files: ExternalFiles, path: Path | None) -> Model:
+    def _build(cls, proto: onnx.ModelProto, files: ExternalFiles, path: Path | None, limits: Limits) -> Model:
         try:
-            wellformed.check_text(header := copy_fields(proto, without=("graph",)))
-            wellformed.check_functions(proto)
-            wellformed.check_operators(proto)
-            importer = Importer(proto.ir_version, files)
+            cls._check_versions(proto, path)
+            raise_first(excesses(proto, limits))
+            raise_first(wellformed.text(header := copy_fields(proto, without=("graph",))))
+            raise_first(wellformed.functions(proto))
+            raise_first(wellformed.operators(proto))
+            raise_first(wellformed.lists_of_graphs(proto))
+            importer = Importer(proto.ir_version, files, limits)
             graph = importer.graph(proto.graph)
         except UnicodeDecodeError as error:
-            raise ModelError("GO-304", "a name or text in the model is not UTF-8", why=str(error)) from None
+            raise wellformed.bad_text(str(error)).as_error() from None
         notes = [*importer.notes, *normalise_domains(header), *unknown_fields(proto)]
         return cls(header, graph, path=path, notes=tuple(notes))
+
+    @staticmethod
+    def _check_versions(proto: onnx.ModelProto, path: Path | None) -> None:
+        try:
+            raise_first(wellformed.versions(proto))
+        except ModelError as error:
+            error.where = error.where or (None if path is None else str(path))
+            raise
 
     def clone(self) -> Model:
         """An independent copy; weight arrays are shared, since nobody can write to them."""
@@ -159,6 +173,12 @@ class Model:
     def ir_version(self) -> int:
         """Version of the file format."""
         return int(self._header.ir_version)
+
+    @property
+    def inference_failures(self) -> tuple[str, ...]:
+        """What onnx's strict shape inference refuses in the source, one entry a node; empty: it passed."""
+        self._ensure_inferred()
+        return tuple(sorted(self._source_failures))
 
     @property
     def node_count(self) -> int:

@@ -20,6 +20,8 @@ from onnx import TensorProto, numpy_helper
 
 from graphopt.errors import ModelError
 from graphopt.model import dtypes
+from graphopt.model.findings import raise_first
+from graphopt.model.limits import DEFAULT_LIMITS, Limits, tensor_size
 
 Array = npt.NDArray[Any]
 
@@ -137,12 +139,13 @@ def _external(tensor: TensorProto, location: str, why: str) -> ModelError:
     )
 
 
-def decode(tensor: TensorProto, files: ExternalFiles) -> TensorRecord:
+def decode(tensor: TensorProto, files: ExternalFiles, limits: Limits = DEFAULT_LIMITS) -> TensorRecord:
     """The value of a dense tensor, with what is needed to write it back unchanged.
 
     Raises:
         ModelError: GO-304 for a malformed tensor, GO-306 for unusable external data, GO-308 for a type that cannot be
             held.
+        LimitError: GO-701 for a declared size above the limit.
     """
     if not dtypes.is_known(tensor.data_type) or tensor.HasField("segment"):
         raise ModelError(
@@ -150,8 +153,7 @@ def decode(tensor: TensorProto, files: ExternalFiles) -> TensorRecord:
             f"the tensor's element type is {dtypes.name_of(tensor.data_type)}",
             where=f"tensor {tensor.name!r}",
         )
-    if any(dim < 0 for dim in tensor.dims):
-        raise ModelError("GO-304", f"negative dimension in {list(tensor.dims)}", where=f"tensor {tensor.name!r}")
+    raise_first(tensor_size(tensor, limits))
     if tensor.data_location == TensorProto.EXTERNAL:
         return TensorRecord(_header(tensor), _from_bytes(tensor, files.read(tensor)), raw=True)
     if tensor.HasField("raw_data"):
@@ -213,7 +215,9 @@ def _text(item: bytes) -> str | bytes:
         return item
 
 
-def decode_sparse(tensor: onnx.SparseTensorProto, files: ExternalFiles) -> TensorRecord:
+def decode_sparse(
+    tensor: onnx.SparseTensorProto, files: ExternalFiles, limits: Limits = DEFAULT_LIMITS
+) -> TensorRecord:
     """A sparse tensor as a dense read-only array; written back sparse while nobody replaces it.
 
     Raises:
@@ -221,8 +225,8 @@ def decode_sparse(tensor: onnx.SparseTensorProto, files: ExternalFiles) -> Tenso
     """
     where = f"sparse tensor {tensor.values.name!r}"
     shape = tuple(tensor.dims)
-    values = decode(tensor.values, files).array
-    indices = decode(tensor.indices, files).array
+    values = decode(tensor.values, files, limits).array
+    indices = decode(tensor.indices, files, limits).array
     if any(dim < 0 for dim in shape):
         raise ModelError("GO-304", f"negative dimension in {list(shape)}", where=where)
     if math.prod(shape) * max(values.dtype.itemsize, 1) > DENSE_LIMIT:

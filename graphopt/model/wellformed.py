@@ -2,55 +2,78 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
 
 import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto
 
-from graphopt.errors import ModelError
-from graphopt.model.algorithms import CycleError, cycle_error, stable_order
+from graphopt.model.algorithms import CycleError, cycle_text, stable_order
+from graphopt.model.findings import Finding
+from graphopt.model.limits import DEFAULT_LIMITS, Limits, attribute_graphs, excesses
 
 
-def check_versions(proto: onnx.ModelProto) -> None:
-    """Refuses a model without graph, IR version or opsets, and versions newer than the installed onnx.
+def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[Finding]:
+    """All findings about a model but those about the values of its tensors.
 
-    Raises:
-        ModelError: GO-304 or GO-305.
+    Found one after another: whoever stops at the first error makes no further checks.
     """
+    found = list(versions(proto))
+    yield from found
+    if any(finding.severity == "error" for finding in found):
+        return
+    try:
+        yield from excesses(proto, limits)
+        yield from text(proto)
+        yield from functions(proto)
+        yield from operators(proto)
+        yield from lists_of_graphs(proto)
+        yield from structure(proto.graph)
+        yield from repeated_names(proto)
+    except UnicodeDecodeError as error:
+        yield bad_text(str(error))
+
+
+def _error(code: str, what: str, where: str | None = None, *, hint: str | None = None) -> Finding:
+    return Finding(code, "error", what, where, hint=hint)
+
+
+def versions(proto: onnx.ModelProto) -> Iterator[Finding]:
+    """A model without graph, IR version or opsets, and versions newer than the installed onnx: GO-304, GO-305."""
     if not proto.HasField("graph"):
-        raise ModelError("GO-304", "the model has no graph", hint="export it again")
+        yield _error("GO-304", "the model has no graph", hint="export it again")
     if not proto.ir_version:
-        raise ModelError("GO-305", "the model states no IR version")
+        yield _error("GO-305", "the model states no IR version")
     if proto.ir_version > onnx.IR_VERSION:
-        raise ModelError(
+        yield _error(
             "GO-305",
             f"IR version {proto.ir_version} is newer than the installed onnx {onnx.__version__} knows "
             f"({onnx.IR_VERSION})",
             hint="upgrade onnx",
         )
     if not proto.opset_import:
-        raise ModelError("GO-305", "the model states no opset version", hint="export it again")
+        yield _error("GO-305", "the model states no opset version", hint="export it again")
     newest = onnx.defs.onnx_opset_version()
     for entry in proto.opset_import:
         if entry.domain in ("", "ai.onnx") and not 1 <= entry.version <= newest:
-            raise ModelError(
+            yield _error(
                 "GO-305",
                 f"opset {entry.version} is unknown: the installed onnx {onnx.__version__} knows 1 to {newest}",
                 hint="upgrade onnx, or export with an older opset",
             )
 
 
-def check_functions(proto: onnx.ModelProto) -> None:
-    """Refuses local functions that call themselves, directly or through others.
+def functions(proto: onnx.ModelProto) -> Iterator[Finding]:
+    """Local functions that call themselves, directly or through others: GO-304 with the path.
 
-    Raises:
-        ModelError: GO-304 with the path (GHSA-7w46-vvrh-m8q5: recursion overflows the stack of whoever inlines them).
+    Recursion overflows the stack of whoever inlines them (GHSA-7w46-vvrh-m8q5).
     """
     keys = [(f.domain, f.name, f.overload) for f in proto.functions]
     index = {key: i for i, key in enumerate(keys)}
     if len(index) != len(keys):
-        raise ModelError("GO-304", "two local functions have the same domain, name and overload")
+        yield _error("GO-304", "two local functions have the same domain, name and overload")
 
     def calls(i: int) -> list[int]:
         used = (index.get((n.domain, n.op_type, n.overload)) for n in walk_nodes(proto.functions[i].node))
@@ -60,7 +83,7 @@ def check_functions(proto: onnx.ModelProto) -> None:
         stable_order(len(keys), calls)
     except CycleError as cycle:
         path = " -> ".join(keys[i][1] for i in cycle.path)
-        raise ModelError("GO-304", "a local function calls itself", where=path) from None
+        yield _error("GO-304", "a local function calls itself", path)
 
 
 def knows(op: str, version: int, domain: str) -> bool:
@@ -71,12 +94,8 @@ def knows(op: str, version: int, domain: str) -> bool:
         return False
 
 
-def check_text(message: Message) -> None:
-    """Refuses text that is no UTF-8: protobuf hands it out as bytes, or fails when it is read in the middle of an edit.
-
-    Raises:
-        ModelError: GO-304 with the text.
-    """
+def text(message: Message) -> Iterator[Finding]:
+    """Text that is no UTF-8 (GO-304): protobuf hands it out as bytes, or fails when it is read amid an edit."""
     stack = [message]
     while stack:
         for descriptor, value in stack.pop().ListFields():
@@ -84,8 +103,13 @@ def check_text(message: Message) -> None:
                 stack.extend([value] if isinstance(value, Message) else value)
             elif descriptor.type == descriptor.TYPE_STRING:
                 texts = [value] if isinstance(value, str | bytes) else value
-                if not all(isinstance(text, str) for text in texts):
-                    raise ModelError("GO-304", "a name or text in the model is not UTF-8", why=repr(list(texts)[:3]))
+                if not all(isinstance(item, str) for item in texts):
+                    yield bad_text(repr(list(texts)[:3]))
+
+
+def bad_text(why: str) -> Finding:
+    """The finding for text that is no UTF-8."""
+    return Finding("GO-304", "error", "a name or text in the model is not UTF-8", why=why)
 
 
 def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
@@ -102,19 +126,8 @@ def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
                 stack.append(iter(body.node))
 
 
-def attribute_graphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
-    """The subgraphs an attribute holds."""
-    if attribute.type == AttributeProto.GRAPH:
-        return [attribute.g]
-    return list(attribute.graphs)
-
-
-def check_operators(proto: onnx.ModelProto) -> None:
-    """Refuses operators of the standard domain that its opset does not have.
-
-    Raises:
-        ModelError: GO-305 naming the node.
-    """
+def operators(proto: onnx.ModelProto) -> Iterator[Finding]:
+    """Operators of the standard domain that its opset does not have (GO-305), each named once by its first node."""
     version = next((e.version for e in proto.opset_import if e.domain in ("", "ai.onnx")), 0)
     local = {(f.domain, f.name) for f in proto.functions}
     seen: set[str] = set()
@@ -123,36 +136,78 @@ def check_operators(proto: onnx.ModelProto) -> None:
             continue
         seen.add(node.op_type)
         if not version:
-            raise ModelError(
-                "GO-305", f"operator {node.op_type} is used, but no opset of the standard domain", where=node.name
-            )
-        if not knows(node.op_type, version, ""):
-            raise ModelError(
+            what = f"operator {node.op_type} is used, but no opset of the standard domain"
+            yield _error("GO-305", what, node.name)
+        elif not knows(node.op_type, version, ""):
+            yield _error(
                 "GO-305",
                 f"operator {node.op_type} is not in opset {version}",
-                where=f"node {node.name!r}" if node.name else f"the node that makes {list(node.output)}",
+                f"node {node.name!r}" if node.name else f"the node that makes {list(node.output)}",
                 hint="give the node its own domain if it is a custom operator",
             )
 
 
-def ordered_nodes(
-    graph: onnx.GraphProto, outer: Container[str], initializers: onnx.GraphProto
-) -> tuple[list[onnx.NodeProto], bool]:
-    """The nodes of one graph in a valid order; checks single assignment, dangling names and cycles.
+def lists_of_graphs(proto: onnx.ModelProto) -> Iterator[Finding]:
+    """Attributes that hold a list of graphs (GO-308): no standard operator has one, and the view cannot carry it."""
+    for node in walk_nodes(proto.graph.node):
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.GRAPHS:
+                yield _error("GO-308", f"attribute {attribute.name!r} is a list of graphs", _owner(node))
+
+
+def _owner(node: onnx.NodeProto) -> str:
+    return f"node {node.name!r}" if node.name else f"a node {node.op_type}"
+
+
+def repeated_names(proto: onnx.ModelProto) -> Iterator[Finding]:
+    """Node names that several nodes have: a note, since they are made unique on opening."""
+    counts = Counter(node.name for node in walk_nodes(proto.graph.node) if node.name)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        shown = ", ".join(repeated[:3]) + (", …" if len(repeated) > 3 else "")
+        yield Finding("GO-326", "note", f"{len(repeated)} node names are used more than once: made unique", shown)
+
+
+def structure(graph: onnx.GraphProto) -> Iterator[Finding]:
+    """What is wrong with the wiring of a graph and of all bodies in it."""
+    stack: list[tuple[onnx.GraphProto, frozenset[str]]] = [(graph, frozenset())]
+    while stack:
+        level, outer = stack.pop()
+        yield from order_nodes(level, outer, level).findings
+        bodies = [g for node in level.node for attribute in node.attribute for g in attribute_graphs(attribute)]
+        if bodies:
+            own = {v.name for v in level.input} | {t.name for t in level.initializer}
+            own |= {t.values.name for t in level.sparse_initializer}
+            own.update(name for node in level.node for name in node.output)
+            stack += [(body, outer | own) for body in bodies]
+
+
+@dataclass(frozen=True)
+class Order:
+    """One graph's nodes, ready to be taken in turn.
+
+    Attributes:
+        nodes: in a valid order; as they stand where a finding is an error.
+        moved: whether they had to be moved.
+        findings: what is wrong with the graph's wiring.
+    """
+
+    nodes: list[onnx.NodeProto]
+    moved: bool
+    findings: tuple[Finding, ...]
+
+
+def order_nodes(graph: onnx.GraphProto, outer: Container[str], initializers: onnx.GraphProto) -> Order:
+    """The nodes of one graph in a valid order; finds double assignment, dangling names and cycles (GO-304).
 
     Args:
         graph: one level; bodies are looked into only for the outer names they capture.
         outer: names that surrounding graphs define.
         initializers: the graph that holds the initializers (the same, unless they were left out of it).
-
-    Returns:
-        The nodes, and whether they had to be moved.
-
-    Raises:
-        ModelError: GO-304 with the names.
     """
-    known = _declared(graph, initializers)
-    producer = _producers(graph, known)
+    found: list[Finding] = []
+    known = _declared(graph, initializers, found)
+    producer = _producers(graph, known, found)
     needs = [needed_names(node) for node in graph.node]
     unsorted = False
     for i, node in enumerate(graph.node):
@@ -160,51 +215,55 @@ def ordered_nodes(
             if name in known or (name in outer and name not in producer):
                 continue
             if name not in producer:
-                raise ModelError("GO-304", f"tensor {name!r} is used but never defined", where=_label(node, i))
-            unsorted = True
+                found.append(_error("GO-304", f"tensor {name!r} is used but never defined", _label(node, i)))
+            else:
+                unsorted = True
         known.update(node.output)
-    _check_outputs(graph, known, outer)
-    if not unsorted:
-        return list(graph.node), False
-    try:
-        order = stable_order(len(needs), lambda i: [producer[n] for n in needs[i] if n in producer])
-    except CycleError as cycle:
-        raise cycle_error([_label(graph.node[i], i) for i in cycle.path]) from None
-    return [graph.node[i] for i in order], True
+    found += _outputs(graph, known, outer)
+    nodes = list(graph.node)
+    if unsorted:
+        try:
+            order = stable_order(len(needs), lambda i: [producer[n] for n in needs[i] if n in producer])
+        except CycleError as cycle:
+            where = cycle_text([_label(nodes[i], i) for i in cycle.path])
+            found.append(_error("GO-304", "the graph has a cycle", where))
+        else:
+            nodes = [nodes[i] for i in order]
+            what = "the nodes are not in topological order: sorted on opening"
+            found.append(Finding("GO-326", "note", what, f"graph {graph.name!r}"))
+    return Order(nodes, unsorted, tuple(found))
 
 
-def _producers(graph: onnx.GraphProto, known: Container[str]) -> dict[str, int]:
+def _producers(graph: onnx.GraphProto, known: Container[str], found: list[Finding]) -> dict[str, int]:
     producer: dict[str, int] = {}
     for i, node in enumerate(graph.node):
         for name in filter(None, node.output):
             if name in producer or name in known:
-                raise ModelError("GO-304", f"tensor {name!r} is defined twice", where=_label(node, i))
-            producer[name] = i
+                found.append(_error("GO-304", f"tensor {name!r} is defined twice", _label(node, i)))
+            producer.setdefault(name, i)
     return producer
 
 
-def _declared(graph: onnx.GraphProto, source: onnx.GraphProto) -> set[str]:
+def _declared(graph: onnx.GraphProto, source: onnx.GraphProto, found: list[Finding]) -> set[str]:
     inputs = [value.name for value in graph.input]
     initializers = [t.name for t in source.initializer] + [t.values.name for t in source.sparse_initializer]
+    where = f"graph {graph.name!r}"
     for kind, names in (("input", inputs), ("initializer", initializers)):
-        seen: set[str] = set()
-        for name in names:
+        for name, count in Counter(names).items():
             if not name:
-                raise ModelError("GO-304", f"an {kind} has no name", where=f"graph {graph.name!r}")
-            if name in seen:
-                raise ModelError("GO-304", f"{kind} {name!r} is defined twice", where=f"graph {graph.name!r}")
-            seen.add(name)
+                found.append(_error("GO-304", f"an {kind} has no name", where))
+            elif count > 1:
+                found.append(_error("GO-304", f"{kind} {name!r} is defined twice", where))
     return {*inputs, *initializers}
 
 
-def _check_outputs(graph: onnx.GraphProto, known: Container[str], outer: Container[str]) -> None:
-    seen: set[str] = set()
-    for value in graph.output:
-        if value.name in seen:
-            raise ModelError("GO-308", f"output {value.name!r} is listed twice", where=f"graph {graph.name!r}")
-        if not value.name or (value.name not in known and value.name not in outer):
-            raise ModelError("GO-304", f"output {value.name!r} is never computed", where=f"graph {graph.name!r}")
-        seen.add(value.name)
+def _outputs(graph: onnx.GraphProto, known: Container[str], outer: Container[str]) -> Iterator[Finding]:
+    where = f"graph {graph.name!r}"
+    for name, count in Counter(value.name for value in graph.output).items():
+        if count > 1:
+            yield _error("GO-308", f"output {name!r} is listed twice", where)
+        if not name or (name not in known and name not in outer):
+            yield _error("GO-304", f"output {name!r} is never computed", where)
 
 
 def _label(node: onnx.NodeProto, index: int) -> str:
