@@ -104,7 +104,12 @@ def prepared(ctx: PassContext) -> Work:
     except ModelError as error:
         raise Refusal(f"the opset cannot be raised to 13: {error.what}", error.where) from error
     units = find_units(model)
-    allowed = frozenset(u.name for u in units.all if not any(t.name in blocked for n in u.nodes for t in n.outputs))
+    # A Relu or Clip goes wherever its layer goes.
+    allowed = frozenset(
+        unit.name
+        for unit in units.all
+        if not any(t.name in blocked for n in unit.nodes if n.op not in ("Relu", "Clip") for t in n.outputs)
+    )
     return Work(model, units, allowed)
 
 

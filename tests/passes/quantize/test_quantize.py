@@ -1,0 +1,193 @@
+"""The pass `quantize` as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from graphopt.data.samples import Samples
+from graphopt.model.model import Model
+from graphopt.passes.quantize import Quantize, QuantizeOptions
+from graphopt.passes.quantize.choose import WORTH, Trial, decide
+from graphopt.passes.quantize.plan import Plan
+from graphopt.pipeline.contract import Broken, Refusal
+from graphopt.runtime.target import ProviderSpec, Target
+from graphopt.testing import builders
+from graphopt.testing.draft import Draft
+from graphopt.testing.formats import opset8
+from graphopt.testing.formats import quantized as quantized_model
+from tests.passes.quantize.harness import context, feeds, quantized, simplified, sqnr
+
+
+def trial(label: str, sqnr_db: float, ratio: float) -> Trial:
+    return Trial(label, Plan(frozenset({label})), sqnr_db, ratio)
+
+
+def test_the_fastest_accurate_placement_wins() -> None:
+    found = decide([trial("a", 25, 1.5), trial("b", 21, 1.8), trial("c", 12, 2.5)], 20)
+    assert found is not None and found.label == "b"
+
+
+def test_below_the_target_noise_is_weighed_against_speed() -> None:
+    found = decide([trial("a", 12, 2.0), trial("b", 18, 1.5), trial("c", 18.5, 1.05)], 20)
+    assert found is not None and found.label == "b"
+
+
+def test_what_is_not_faster_than_float_is_not_worth_its_error() -> None:
+    assert decide([trial("a", 60, WORTH - 0.01)], 20) is None
+
+
+def test_a_measured_decision_is_written_down_and_repeats_to_the_same_bytes() -> None:
+    model = simplified(wide())
+    samples = feeds(model, 24)
+    candidate, result = quantized(model, samples, seconds=4.0)
+    assert result.modified and result.resolved is not None
+    assert result.resolved.placement == "explicit" and result.resolved.integer_nodes  # type: ignore[attr-defined]
+    assert result.resolved.overflow in ("avoid", "ignore")  # type: ignore[attr-defined]
+    again, _ = quantized(model, samples, **result.resolved.model_dump())
+    assert again.fingerprint() == candidate.fingerprint()
+
+
+def wide() -> onnx.ModelProto:
+    """Convolutions large enough that integers pay."""
+    draft = Draft(0)
+    x = draft.conv_bn_relu(draft.input("input", [1, 8, 16, 16]), "a", 8, 128)
+    x = draft.conv_bn_relu(x, "b", 128, 128)
+    draft.head(draft.conv_bn_relu(x, "c", 128, 128), 128)
+    return draft.model("wide")
+
+
+def test_a_second_run_has_nothing_to_do() -> None:
+    candidate, _ = quantized(simplified(builders.residual(0)))
+    with pytest.raises(Refusal, match="quantized already"):
+        quantized(candidate)
+
+
+def test_existing_integers_are_left_alone() -> None:
+    with pytest.raises(Refusal, match="quantized already"):
+        quantized(Model.from_proto(quantized_model(0)))
+
+
+def test_another_provider_is_refused() -> None:
+    model = simplified(builders.residual(0))
+    rewrite = Quantize(QuantizeOptions())
+    target = Target(providers=(ProviderSpec("CUDAExecutionProvider"),))
+    with pytest.raises(Refusal, match="CUDAExecutionProvider"):
+        rewrite.requires(context(model, feeds(model), rewrite.options, target=target))
+
+
+def test_half_precision_is_refused_with_the_reason() -> None:
+    draft = Draft(0)
+    x = draft.input("input", [1, 16], 10)
+    draft.const("w", np.ones((16, 8), np.float16))
+    draft.node("MatMul", [x, "w"], "output")
+    draft.output("output", [1, 8], 10)
+    model = Model.from_proto(draft.model("half"))
+    with pytest.raises(Refusal, match="float16"):
+        quantized(model, Samples.of([{"input": np.ones((1, 16), np.float16)}]))
+
+
+def test_a_model_without_layers_is_refused() -> None:
+    with pytest.raises(Refusal, match="no convolution or linear layer"):
+        quantized(Model.from_proto(builders.nothing_to_do(0)))
+
+
+def test_nodes_that_the_user_skips_stay_float() -> None:
+    model = simplified(builders.residual(0))
+    name = next(n.name for n in model.editor.nodes() if n.op == "Conv")
+    _, result = quantized(model, skip=(name,))
+    assert result.applied and name not in {site.where for site in result.applied}
+    _, only = quantized(model, only=(name,))
+    assert {site.where for site in only.applied} == {name}
+
+
+def test_a_tensor_of_zeros_keeps_its_layer_float_with_a_reason() -> None:
+    model = simplified(builders.conv_bn_relu(0))
+    shape = [d if isinstance(d, int) else 1 for d in model.interface.inputs[0].shape or ()]
+    _, result = quantized(model, Samples.of([{"input": np.zeros(shape, np.float32)}] * 2))
+    assert any("zero on every calibration sample" in skip.reason for skip in result.skipped)
+
+
+def conv_and_branches() -> onnx.ModelProto:
+    """A convolution, then an If whose branches multiply by one of two matrices."""
+    draft = Draft(0)
+    x = draft.conv(draft.input("input", [1, 4, 8, 8]), "conv", 4, 16, bias=True)
+    x = draft.node("Flatten", [draft.node("GlobalAveragePool", [x], "pooled")], "flat")
+    draft.weight("one", 16, 8)
+    draft.weight("two", 16, 8)
+    bodies = []
+    for name in ("one", "two"):
+        result = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, [1, 8])
+        product = helper.make_node("MatMul", [x, name], [f"{name}_out"])
+        bodies.append(helper.make_graph([product], name, [], [result]))
+    draft.input("choice", [], TensorProto.BOOL)
+    draft.node("If", ["choice"], "output", name="branches", then_branch=bodies[0], else_branch=bodies[1])
+    draft.output("output", [1, 8])
+    return draft.model("branches")
+
+
+def test_bodies_stay_float_and_are_named() -> None:
+    model = Model.from_proto(conv_and_branches())
+    candidate, result = quantized(model)
+    assert result.modified
+    assert [skip.where for skip in result.skipped if "bodies stay float" in skip.reason] == ["branches"]
+    inside = [n.op for n, graph in candidate.editor.all_nodes() if graph is not candidate.graph]
+    assert "MatMul" in inside and "DequantizeLinear" not in inside
+
+
+def test_an_old_opset_is_raised() -> None:
+    model = simplified(opset8(0))
+    candidate, result = quantized(model)
+    assert candidate.opset >= 13 and "raised from 8" in result.notes[0]
+    assert sqnr(model, candidate, feeds(model)) > 20
+
+
+def test_an_explicit_node_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(Refusal, match="cannot be made integer"):
+        quantized(simplified(builders.residual(0)), placement="explicit", integer_nodes=("nobody",))
+
+
+def test_percentiles_cut_outliers_off() -> None:
+    model = simplified(builders.conv_bn_relu(0))
+    usual = list(feeds(model, 12))
+    outlier = {"input": usual[0]["input"] * np.where(np.arange(8) == 0, 40.0, 1.0).astype(np.float32)}
+    samples = Samples.of([*usual, outlier])
+    both = [quantized(model, samples, calibration=c, percentile=99.0)[0] for c in ("min-max", "percentile")]
+    judged = Samples.of(usual)
+    assert sqnr(model, both[1], judged) > sqnr(model, both[0], judged)
+
+
+def test_a_spoiled_model_breaks_its_own_check() -> None:
+    model = simplified(builders.residual(0))
+    rewrite = Quantize(QuantizeOptions())
+    ctx = context(model.clone(), feeds(model), rewrite.options)
+    result = rewrite.run(ctx)
+    ctx.model.finish()
+    node = next(n for n in ctx.editor.nodes() if n.op == "Conv")
+    bias = ctx.editor.producer(node.inputs[2])
+    assert bias is not None
+    scale = ctx.editor.constant(bias.inputs[1])
+    assert scale is not None
+    # onnxruntime leaves a convolution in float whose bias is more than about 1 % off the canonical scale.
+    ctx.editor.set_constant(bias, 1, scale * np.float32(1.5))
+    with pytest.raises(Broken) as broken:
+        rewrite.ensures(ctx, result)
+    assert broken.value.check == "fusion count"
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "least"), [("mnist_opset8", 25.0), ("fmnist_resnet8", 25.0)])
+def test_real_models_keep_their_accuracy(shared: Path, name: str, least: float) -> None:
+    folder = shared / "models" / name
+    model = simplified(Model.open(folder / "model.onnx").to_proto())
+    key = model.interface.inputs[0].name
+    with np.load(folder / "calib.npz") as data:
+        pictures = data["x"][:48]
+    batch = [{key: (x[None, None] if x.ndim == 2 else x[None]).astype(np.float32)} for x in pictures]
+    samples = Samples.of(batch)
+    candidate, _ = quantized(model, samples.take(range(32)))
+    assert sqnr(model, candidate, samples.take(range(32, 48))) > least
