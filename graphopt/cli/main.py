@@ -13,6 +13,7 @@ COMMANDS = {
     "run": "Optimize a model and prove the result.",
     "passes": "List the passes, or one pass with its options.",
     "inspect": "Say what a model is made of.",
+    "check": "Print everything that is wrong or odd with a model.",
     "validate": "Compare the outputs of two models.",
     "bench": "Time two models against each other in interleaved pairs.",
 }

@@ -175,6 +175,11 @@ class Model:
         return int(self._header.ir_version)
 
     @property
+    def functions(self) -> tuple[tuple[str, str], ...]:
+        """Domain and name of each local function."""
+        return tuple((f.domain, f.name) for f in self._header.functions)
+
+    @property
     def inference_failures(self) -> tuple[str, ...]:
         """What onnx's strict shape inference refuses in the source, one entry a node; empty: it passed."""
         self._ensure_inferred()
