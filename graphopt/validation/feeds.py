@@ -6,6 +6,7 @@ model runs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ SIZES = (32, 64, 48, 16, 128, 224, 256, 8, 512, 640, 100, 1024, 16000, 4, 2, 1)
 PICTURE_SIZE = 160
 """Tried first where height and width of a picture are dynamic: on very small pictures, steep output functions turn
 rounding noise into large differences (measured on a text detector: 0.14 of the output at 32 pixels, 7e-5 at 160)."""
+
+MOST_ELEMENTS = 2**26
+"""Guesses with a larger input are not made: 256 MiB of float32."""
 
 _TRANSPARENT = frozenset(
     (
@@ -105,12 +109,15 @@ def _search(
 ) -> PreparedFeeds:
     _require_known(model.interface, dims)
     bounds = index_bounds(model)
+    sizes = implied_sizes(model) | dict(dims)
     tried: dict[int, None] = {}
     reason = ""
-    for size, guess in _guesses(model.interface, dims, shapes):
+    for size, guess in _guesses(model.interface, sizes, shapes):
+        if any(math.prod(shape) > MOST_ELEMENTS for name, shape in guess.items() if name not in shapes):
+            continue
         tried[size] = None
         try:
-            feeds = synthetic_samples(model.interface, seed=seed, dims=dims, shapes=guess, bounds=bounds, count=count)
+            feeds = synthetic_samples(model.interface, seed=seed, dims=sizes, shapes=guess, bounds=bounds, count=count)
         except SampleError as error:
             if dims or shapes:
                 raise
@@ -120,9 +127,9 @@ def _search(
         if not failure:
             return PreparedFeeds(feeds, shapes=guess, tried=tuple(tried))
         reason = reason or failure
-    sizes = ", ".join(str(size) for size in tried)
+    listed = ", ".join(str(size) for size in tried)
     hint = "give real samples with --data, or sizes with --dim NAME=SIZE or --shape INPUT=1x3x224x224"
-    return PreparedFeeds(None, f"{reason}; sizes of dynamic dimensions tried: {sizes}; {hint}", tried=tuple(tried))
+    return PreparedFeeds(None, f"{reason}; sizes of dynamic dimensions tried: {listed}; {hint}", tried=tuple(tried))
 
 
 def _require_known(interface: Interface, dims: Mapping[str, int]) -> None:
@@ -194,6 +201,44 @@ def _shape(
         else:
             sizes.append(size)
     return tuple(sizes)
+
+
+def implied_sizes(model: Model) -> dict[str, int]:
+    """Sizes of dynamic dimensions that a layer's weight fixes: the channels of a Conv, the columns of a product.
+
+    Returns:
+        Dimension name, or ``INPUT.AXIS`` for one without, → size.
+    """
+    found: dict[str, int] = {}
+    for spec in model.interface.inputs:
+        tensor = model.editor.tensor(spec.name)
+        if tensor is None or not spec.shape:
+            continue
+        for node in model.editor.consumers(tensor):
+            fixed = _contracted(model, node, tensor, len(spec.shape))
+            dim = spec.shape[fixed[0]] if fixed is not None else 0
+            if fixed is not None and not isinstance(dim, int):
+                found.setdefault(dim or f"{spec.name}.{fixed[0]}", fixed[1])
+    return found
+
+
+def _contracted(model: Model, node: gs.Node, tensor: gs.Tensor, rank: int) -> tuple[int, int] | None:
+    """The axis of ``tensor`` that ``node`` contracts with a weight, and its size; ``None``: it does not."""
+    if len(node.inputs) < 2 or node.inputs[0] is not tensor:
+        return None
+    weight = model.shape_of(node.inputs[1])
+    if not weight or not all(isinstance(size, int) for size in weight):
+        return None
+    sizes = [int(size) for size in weight if isinstance(size, int)]
+    if node.op == "Conv" and rank > 1:
+        return 1, sizes[1] * int(node.attrs.get("group", 1))
+    if node.op == "ConvTranspose" and rank > 1:
+        return 1, sizes[0]
+    if node.op == "MatMul" and len(sizes) > 1:
+        return rank - 1, sizes[-2]
+    if node.op == "Gemm" and not node.attrs.get("transA", 0):
+        return 1, sizes[1] if node.attrs.get("transB", 0) else sizes[0]
+    return None
 
 
 def index_bounds(model: Model) -> dict[str, tuple[int, int]]:

@@ -177,3 +177,18 @@ def test_the_text_detectors_own_noise_stays_small_at_the_first_size(shared):
     found = check_equivalence(model, model.clone(), feeds, safety="rounding", target=TARGET)
     assert found.passed
     assert found.own_noise < 1e-2
+
+
+def test_a_picture_of_unknown_channels_takes_them_from_the_first_weight() -> None:
+    weight = numpy_helper.from_array(np.ones((8, 3, 3, 3), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], "conv", pads=[1] * 4)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "C", "H", "W"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [weight],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    prepared = prepare_feeds(Model.from_proto(proto), None, seed=0, target=Target())
+    assert prepared.feeds is not None, prepared.reason
+    assert prepared.shapes["x"][:2] == (1, 3)
