@@ -115,15 +115,10 @@ class Scope:
 
         A weight that was computed and is now constant gets packed by its kernel: measured, a relative difference of
         4e-7 from folding the Reshape of a MatMul's weight. With ``exact_only`` such weights stay computed.
-        The condition of an If never becomes constant: onnxruntime puts the taken branch in its place while loading, and
-        then refuses shapes that nobody saw before (measured: the expanded AffineGrid of the ONNX suite).
         """
-        users = self.editor.consumers(tensor)
-        if any(user.op == "If" and user.inputs[0] is tensor for user in users):
-            return False
         if not self.exact_only or getattr(self.model.dtype_of(tensor), "kind", "f") in "biu":
             return True
-        packed = any(user.op in PACKING for user in users)
+        packed = any(user.op in PACKING for user in self.editor.consumers(tensor))
         return not packed and self._rounds_at_each_node(tensor)
 
     def _rounds_at_each_node(self, tensor: gs.Tensor) -> bool:
