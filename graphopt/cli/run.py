@@ -112,6 +112,10 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
     return result.exit_code
 
 
+class _Expired(BaseException):
+    """The time is over; no handler of a pass's own exceptions may take it for one of them."""
+
+
 @contextmanager
 def _deadline(seconds: float | None) -> Iterator[None]:
     """Raise GO-702 in the main thread when the time is over."""
@@ -120,14 +124,16 @@ def _deadline(seconds: float | None) -> Iterator[None]:
         return
 
     def expire(_signum: int, _frame: object) -> None:
-        raise LimitError(
-            "GO-702", f"--timeout of {seconds:g} s ran out", hint="give more time, or --measure-seconds less"
-        )
+        raise _Expired
 
     previous = signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except _Expired:
+        raise LimitError(
+            "GO-702", f"--timeout of {seconds:g} s ran out", hint="give more time, or --measure-seconds less"
+        ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)

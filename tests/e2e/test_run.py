@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ import pytest
 
 from graphopt import Gates, Model, optimize
 from graphopt.report.schema import Report
+from tests.conftest import Cli
 
 from . import plugin
-from .conftest import Done
-
-Cli = Callable[..., Done]
 
 
 def report_of(out: Path) -> dict[str, Any]:

@@ -1,0 +1,70 @@
+"""Every bad input ends as the table of exit codes says: one paragraph, nothing written, nothing lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+from tests.corpus import files, models, requests
+from tests.corpus.case import Case, Place
+
+CASES = [*files.cases(), *models.cases(), *requests.cases()]
+MODELS = [case for case in CASES if case.model]
+
+
+def named(cases: list[Case]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name.replace(" ", "-"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, cnn: Path, few: Path) -> Place:
+    for name in ("input", "output"):
+        (tmp_path / name).mkdir()
+    out = tmp_path / "output" / "out.onnx"
+    out.write_bytes(b"precious")
+    return Place(tmp_path / "input", cnn, few, out)
+
+
+@named(CASES)
+def test_it_is_refused(case: Case, place: Place, cli: Cli) -> None:
+    words = case.words(place)
+    before = content(place.folder)
+    done = cli("run", *words)
+    assert done.code == case.exit_code, done.err
+    assert f"error[{case.code}]" in done.err
+    assert case.said in done.err
+    assert "Traceback" not in done.err
+    assert len(done.err.strip().splitlines()) <= 2, done.err
+    assert done.out == ""
+    assert content(place.out.parent) == {"out.onnx": b"precious"}
+    assert content(place.folder) == before
+
+
+@named(MODELS)
+def test_check_finds_it(case: Case, place: Place, cli: Cli) -> None:
+    model, *_ = case.words(place)
+    done = cli("check", model, "--format", "json")
+    (found,) = json.loads(done.out)["models"]
+    errors = [finding for finding in found["findings"] if finding["severity"] == "error"]
+    assert done.code == 3
+    assert case.code in [finding["code"] for finding in errors]
+    assert done.err == ""
+
+
+def test_the_corpus_is_large_and_its_names_are_its_own() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names)) >= 60
+    assert {case.exit_code for case in CASES} >= {2, 3, 4, 5, 6, 7}
+
+
+def content(folder: Path) -> dict[str, bytes | None]:
+    """Name → bytes of the regular files below a folder; ``None`` for everything else."""
+    readable = {p: p.is_file() and not p.stat().st_size > 1 << 24 and p.stat().st_mode & 0o400 for p in walk(folder)}
+    return {str(p.relative_to(folder)): p.read_bytes() if ok else None for p, ok in readable.items()}
+
+
+def walk(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if not p.is_symlink()]
