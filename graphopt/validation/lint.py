@@ -96,7 +96,7 @@ def _not_finite(name: str, array: Array) -> Iterator[Finding]:
             "warning" if nans or flat.size > 1 else "note",
             f"{' and '.join(parts)} of {flat.size} values",
             f"tensor {name!r}",
-            hint="an infinite mask may be meant; in a trained weight it means a broken checkpoint or export",
+            hint="the checkpoint or its export is broken" if nans else "right in a mask; in a trained weight, broken",
         )
 
 
