@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from graphopt.analysis.activations import Activations
 from graphopt.analysis.histogram import TensorStatistics
 from graphopt.model.model import Model
 from graphopt.passes.quantize.plan import Interval
-from graphopt.passes.quantize.units import Kind, Units
+from graphopt.passes.quantize.units import Kind, Unit, Units
 
 LARGEST = 1e30
 """A tensor that reaches further (e.g. an attention mask of -3.4e38) has no grid that keeps anything else apart."""
@@ -89,7 +89,27 @@ def _caps(model: Model, units: Units) -> dict[str, tuple[float, float]]:
             caps[tensor] = (-3.0, math.inf)
         elif all(unit.kind is Kind.GATE for unit in readers):
             caps[tensor] = _gate_cap(readers[0].head.attrs)
+        else:
+            offset = _gated_by_itself(model, readers)
+            if offset is not None:
+                caps[tensor] = (-offset, math.inf)
     return caps
+
+
+def _gated_by_itself(model: Model, readers: Sequence[Unit]) -> float | None:
+    """``b`` where the two readers of x make ``x · clip(x + b, 0, high)``, HardSwish in pieces; else ``None``."""
+    sums = [unit for unit in readers if unit.head.op == "Add" and unit.bounds is not None and unit.bounds[0] == 0]
+    products = [unit for unit in readers if unit.head.op == "Mul" and len(unit.reads) == 2]
+    if len(readers) != 2 or len(sums) != 1 or len(products) != 1 or len(sums[0].reads) != 1:
+        return None
+    gate = model.editor.tensor(sums[0].writes[0])
+    if gate is None or sums[0].writes[0] not in products[0].reads:
+        return None
+    if [id(node) for node in model.editor.consumers(gate)] != [id(products[0].head)]:
+        return None
+    constants = (model.editor.constant(tensor) for tensor in sums[0].head.inputs)
+    offset = next((value for value in constants if value is not None), None)
+    return float(offset.reshape(-1)[0]) if offset is not None and offset.size == 1 and offset.min() > 0 else None
 
 
 def _gate_cap(attrs: Mapping[str, object]) -> tuple[float, float]:

@@ -138,6 +138,22 @@ def test_a_product_with_a_positive_scalar_costs_no_node() -> None:
     assert sqnr(model, candidate, feeds(model)) > 30
 
 
+def test_hard_swish_in_pieces_spends_no_codes_on_what_its_gate_closes() -> None:
+    draft = Draft(1)
+    x = draft.conv(draft.input("input", [1, 4, 8, 8]), "before", 4, 16, bias=True)
+    names = {"three": 3.0, "low": 0.0, "high": 6.0, "six": 6.0}
+    for name, value in names.items():
+        draft.const(name, np.array(value, np.float32))
+    big = draft.node("Mul", [x, draft.const("large", np.full((1, 16, 1, 1), 8, np.float32))], "big")
+    gate = draft.node("Clip", [draft.node("Add", [big, "three"], "shifted"), "low", "high"], "gate")
+    draft.conv(draft.node("Div", [draft.node("Mul", [big, gate], "product"), "six"], "swish"), "after", 16, 16)
+    draft.head("after", 16)
+    model = Model.from_proto(draft.model("pieces"))
+    plan = plan_of(model)
+    assert plan.ranges["big"].low == -3.0 < plan.ranges["big"].high
+    assert sqnr(model, written(model, plan), feeds(model)) > 30
+
+
 def test_a_relu6_is_swallowed() -> None:
     draft = Draft(1)
     x = draft.conv(draft.input("input", [1, 4, 8, 8]), "before", 4, 16, bias=True)
