@@ -65,7 +65,7 @@ def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print it.")
 def root() -> None:
-    r"""Rewrite an ONNX model to a smaller, faster one, with the proof that it is right.
+    """Rewrite an ONNX model to a smaller, faster one, with the proof that it is right.
 
     \b
     Exit codes: 0 ok, 1 a gate failed, 2 usage or recipe, 3 input model, 4 samples, 5 output,

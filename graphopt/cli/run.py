@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,7 @@ from graphopt.cli.progress import make_progress
 from graphopt.cli.target import make_target
 from graphopt.cli.write import Destination, plan_outputs, write_result
 from graphopt.errors import LimitError
+from graphopt.pipeline.outcome import Stage
 from graphopt.report.terminal import print_report
 
 
@@ -62,7 +64,7 @@ from graphopt.report.terminal import print_report
 @click.option("--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Give up after this long (exit 7).")
 @output_options
 def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
-    r"""Optimize MODELS with a recipe or passes, and prove the result.
+    """Optimize MODELS with a recipe or passes, and prove the result.
 
     Without a recipe: simplify, then INT8 where --data gives samples, kept only where it is accurate and not slower.
 
@@ -103,6 +105,7 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
         allow_rollback=words["allow_rollback"],
         max_seconds=words["measure_seconds"],
         progress=make_progress(words["quiet"]),
+        observers=(_print_traceback,) if words["debug"] else (),
     )
     report = write_result(result, destination)
     if words["as_json"]:
@@ -114,6 +117,12 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
 
 class _Expired(BaseException):
     """The time is over; no handler of a pass's own exceptions may take it for one of them."""
+
+
+def _print_traceback(stage: Stage) -> None:
+    """With ``--debug``: where a pass raised, although the run goes on without it."""
+    if stage.outcome.error is not None:
+        traceback.print_exception(stage.outcome.error)
 
 
 @contextmanager

@@ -170,6 +170,11 @@ class Model:
         return self.opsets.get("", 0)
 
     @property
+    def has_training_info(self) -> bool:
+        """Whether the file holds a training graph, which refers to weights by name and shape."""
+        return bool(self._header.training_info)
+
+    @property
     def ir_version(self) -> int:
         """Version of the file format."""
         return int(self._header.ir_version)

@@ -87,13 +87,12 @@ class PassManager:
 
     def _attempt(self, step: Step, model: Model, candidate: Model, analyses: Analyses) -> Outcome:
         rewrite = step.rewrite
-        if rewrite.needs_samples and self.samples is None and not step.named:
-            return Outcome(step, OutcomeKind.SKIPPED, "no samples were given; with --data it would run")
+        why_not = self._why_skipped(step, model)
+        if why_not:
+            return Outcome(step, OutcomeKind.SKIPPED, why_not)
         self._require_samples(step)
         self._require_validation(step)
         runnable = self.grounds.feeds is not None
-        if rewrite.needs_samples and not runnable:
-            return Outcome(step, OutcomeKind.SKIPPED, f"it has to run the model: {self.grounds.why_not}")
         selection = Selection.of(candidate, rewrite.options.only, rewrite.options.skip)
         ctx = PassContext(
             model=candidate,
@@ -123,6 +122,20 @@ class PassManager:
         except Exception as error:
             return Outcome(step, OutcomeKind.FAILED, f"{type(error).__name__}: {error}", error=_as_bug(step, error))
         return self._judged(step, ctx, model, result)
+
+    def _why_skipped(self, step: Step, model: Model) -> str:
+        """Why the pass cannot do anything for this run, before it is asked; empty: it can."""
+        rewrite, blind = step.rewrite, self.grounds.feeds is None
+        approximate = rewrite.safety is Safety.APPROXIMATE
+        if approximate and model.has_training_info:
+            return "the model carries training_info, which refers to its weights as they are"
+        if blind and not step.named and approximate and self.validate:
+            return f"the model cannot be run to check it: {self.grounds.why_not}"
+        if rewrite.needs_samples and self.samples is None:
+            return "" if step.named else "no samples were given; with --data it would run"
+        if rewrite.needs_samples and blind and not (step.named and self.validate):
+            return f"it has to run the model: {self.grounds.why_not}"
+        return ""
 
     def _judged(self, step: Step, ctx: PassContext, model: Model, result: PassResult) -> Outcome:
         candidate, rewrite = ctx.model, step.rewrite

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from graphopt.data.samples import Samples
+from graphopt.errors import InternalError
 from graphopt.model.model import Model
 from graphopt.pipeline.acceptance import Acceptance
 from graphopt.pipeline.checks import Grounds
@@ -21,7 +22,7 @@ from graphopt.report.build import (
     tool_record,
     validation_record,
 )
-from graphopt.report.schema import TIMED_WARNING, RecipeRecord, Report, Timings, Verdict
+from graphopt.report.schema import TIMED_WARNING, RecipeRecord, Report, Timings, Verdict, plain
 from graphopt.runtime.target import Target
 from graphopt.validation.gates import Gates
 
@@ -86,6 +87,7 @@ def build_report(facts: RunFacts) -> Report:
         gates=gate_records(accepted.verdicts),
         verdict=verdict,
         warnings=_warnings(facts),
+        errors=tuple(plain(s.outcome.error.as_dict()) for s in accepted.stages if s.outcome.error and _is_bug(s)),
         timings=Timings(
             started=datetime.fromtimestamp(facts.started, UTC).isoformat(timespec="seconds"),
             total_seconds=facts.seconds,
@@ -124,6 +126,10 @@ def _verdict(facts: RunFacts) -> Verdict:
     if failed:
         names = ", ".join(v.name for v in failed)
         return Verdict(exit_code=1, text=f"gate failed: {names}; no model was written", validated=validated)
+    bug = next((s.outcome for s in accepted.stages if s.outcome.step.named and _is_bug(s)), None)
+    if bug is not None and bug.error is not None:
+        text = f"bug in {bug.name}: error[{bug.error.code}] {bug.error}; what it did was dropped, the rest was kept"
+        return Verdict(exit_code=bug.error.exit_code, text=text, validated=validated)
     lost = [s.outcome.name for s in accepted.stages if s.outcome.step.named and _taken_back(s)]
     if lost and not facts.allow_rollback:
         text = f"rolled back: {', '.join(lost)}; the rest was kept (--allow-rollback makes this exit 0)"
@@ -133,6 +139,11 @@ def _verdict(facts: RunFacts) -> Verdict:
     kept = ", ".join(s.outcome.name for s in accepted.kept)
     text = f"kept: {kept}" if validated else f"kept: {kept}; NOT VALIDATED: the source cannot be run"
     return Verdict(exit_code=0, text=text, validated=validated)
+
+
+def _is_bug(stage: Stage) -> bool:
+    error = stage.outcome.error
+    return error is not None and error.exit_code == InternalError.exit_code
 
 
 def _taken_back(stage: Stage) -> bool:
@@ -159,5 +170,16 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         found.append(f"{len(names)} initializers are also graph inputs and were left alone: {shown}")
     found += [
         f"{TIMED_WARNING}{p} is inconclusive" for p, found_l in facts.accepted.latencies if not found_l.conclusive
+    ]
+    found += [
+        f"output {output.name} of the source is NaN or infinite on all {comparison.samples} samples: it was not compared"
+        for _, comparison in facts.accepted.comparisons
+        for output in comparison.outputs
+        if output.finite_share == 0.0
+    ]
+    found += [
+        f"{s.outcome.name} was dropped by a bug: {s.outcome.reason}; --debug shows the traceback"
+        for s in facts.accepted.stages
+        if _is_bug(s)
     ]
     return tuple(found)

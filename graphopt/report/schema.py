@@ -172,6 +172,7 @@ class OutputRecord(Record):
     agreement: float | None = None
     nan_mismatch: Count = 0
     shape_mismatch: Count = 0
+    finite_share: float = Field(1.0, description="of the source's elements; at 0 nothing could be compared")
 
 
 class ThreeWayRecord(Record):

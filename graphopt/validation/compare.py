@@ -48,6 +48,7 @@ class OutputComparison:
             discrete: share of equal elements.
         nan_mismatch: positions where only one of the two is NaN or infinite, or infinite with another sign.
         shape_mismatch: samples on which the two shapes differ.
+        finite_share: share of the reference's elements that are finite; at 0 nothing could be compared.
     """
 
     name: str
@@ -62,6 +63,7 @@ class OutputComparison:
     agreement: float | None = None
     nan_mismatch: int = 0
     shape_mismatch: int = 0
+    finite_share: float = 1.0
 
     @property
     def fidelity_db(self) -> float:
@@ -217,6 +219,7 @@ def _figures(name: str, sums: FloatAccumulator | DiscreteAccumulator) -> OutputC
         agreement=sums.agreement,
         nan_mismatch=sums.nan_mismatch,
         shape_mismatch=sums.shape_mismatch,
+        finite_share=sums.finite_share,
     )
 
 

@@ -243,6 +243,10 @@ def _sqnr(name: str, bound: float, user_set: bool, provider: str, found: Compari
     worst = found.worst
     if worst is None:
         return GateVerdict(name, False, user_set, bound, None, "dB", "the model has no output", provider)
+    blind = next((o for o in found.outputs if o.finite_share == 0.0), None)
+    if blind is not None:
+        message = f"output {blind.name!r} of the original is NaN or infinite everywhere: nothing can be compared"
+        return GateVerdict(name, False, user_set, bound, None, "dB", message, provider)
     measured = worst.fidelity_db
     passed = measured >= bound
     message = f"{measured:.1f} dB {'≥' if passed else '<'} {bound:g} dB on output {worst.name!r}{_why(worst)}"

@@ -103,6 +103,8 @@ class FloatAccumulator:
     worst_sample: int | None = None
     labels_equal: int = 0
     labels_seen: int = 0
+    elements: int = 0
+    finite_elements: int = 0
 
     def update(self, reference: Array, output: Array) -> None:
         """Take one sample.
@@ -120,6 +122,8 @@ class FloatAccumulator:
         ref = reference.astype(np.float64, copy=False)
         out = output.astype(np.float64, copy=False)
         self._count_labels(ref, out)
+        self.elements += ref.size
+        self.finite_elements += int(np.count_nonzero(np.isfinite(ref)))
         finite = np.isfinite(ref) & np.isfinite(out)
         mismatch = 0
         if not finite.all():
@@ -155,6 +159,11 @@ class FloatAccumulator:
         same = np.argmax(ref, axis=-1) == np.argmax(out, axis=-1)
         self.labels_equal += int(np.count_nonzero(same))
         self.labels_seen += int(np.size(same))
+
+    @property
+    def finite_share(self) -> float:
+        """Share of the reference's elements that are finite, in [0, 1]; 1 for an output without elements."""
+        return self.finite_elements / self.elements if self.elements else 1.0
 
     @property
     def sqnr_db(self) -> float:

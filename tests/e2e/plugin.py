@@ -46,6 +46,15 @@ class Ballast(Pass[PassOptions]):
             value = node.outputs[0]
         ctx.editor.replace_uses(relu.outputs[0], value, consumers=consumers)
         return PassResult(True, applied=(Site(relu.name, "300 Abs behind it"),))
+
+
+class Crasher(Pass[PassOptions]):
+    """Raises."""
+
+    name, code, safety = "crasher", "CRA", Safety.EXACT
+
+    def run(self, ctx):
+        raise IndexError("seven of six")
 '''
 
 
@@ -56,7 +65,7 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rogue-passes\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[graphopt.passes]\nbreaker = rogue_passes:Breaker\nballast = rogue_passes:Ballast\n"
+        "[graphopt.passes]\nbreaker = rogue_passes:Breaker\nballast = rogue_passes:Ballast\ncrasher = rogue_passes:Crasher\n"
     )
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "rogue_passes", raising=False)

@@ -195,3 +195,16 @@ def test_passes_may_be_instances(cnn: Path) -> None:
     )
     assert made.model.fingerprint() == written.model.fingerprint()
     assert made.report.recipe.toml == written.report.recipe.toml
+
+
+@pytest.mark.usefixtures("rogue")
+def test_a_pass_that_raises_is_a_bug_and_the_rest_is_kept(cli: Cli, cnn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    words = ["run", cnn, "-o", out, "--pass", "crasher", "--pass", "simplify", "--no-measure"]
+    done = cli(*words)
+    report = report_of(out)
+    assert done.code == 70
+    assert outcomes(report) == {"crasher": "failed", "simplify": "applied"}
+    assert [e["code"] for e in report["errors"]] == ["GO-801"]
+    assert "Traceback" not in done.err
+    assert "seven of six" in cli(*words, "--overwrite", "--debug").err

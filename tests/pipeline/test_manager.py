@@ -99,6 +99,23 @@ def test_an_approximate_pass_on_a_model_that_cannot_run_needs_consent() -> None:
     assert stage.outcome.checks[-1].passed is None
 
 
+def test_an_unnamed_approximate_pass_on_a_model_that_cannot_run_is_skipped() -> None:
+    source = Model.from_proto(conv_bn_relu())
+    (stage,) = PassManager(source, Grounds(None, "no kernel for op Foo", Target())).run(
+        [step(doubles.WrongOracle, named=False)]
+    )
+    assert stage.outcome.kind is OutcomeKind.SKIPPED
+    assert "no kernel for op Foo" in stage.outcome.reason
+
+
+def test_weights_that_a_training_graph_refers_to_are_left_alone() -> None:
+    proto = conv_bn_relu()
+    proto.training_info.add()
+    (approximate,) = manager(proto).run([step(doubles.WrongOracle)])
+    assert approximate.outcome.kind is OutcomeKind.SKIPPED
+    assert "training_info" in approximate.outcome.reason
+
+
 def test_a_selection_that_matches_nothing_stops_the_run() -> None:
     chosen = Step(doubles.Nudge(PassOptions(only=("no-such-node",))), named=True)
     with pytest.raises(UsageError) as caught:

@@ -173,3 +173,11 @@ def test_each_provider_is_judged():
     both = (("CPU", comparison()), ("CUDA", comparison(output(sqnr=1.0))))
     found = judge(Gates(min_sqnr=20), Facts(1, both))
     assert [(v.provider, v.passed) for v in found] == [("CPU", True), ("CUDA", False)]
+
+
+def test_an_output_that_is_nan_everywhere_passes_no_sqnr_gate():
+    blind = comparison(output(), output("dead", sqnr=math.inf, finite_share=0.0))
+    found = verdict(Gates(min_sqnr=10.0, never_slower=False), blind)
+    assert not found.passed
+    assert found.measured is None
+    assert "'dead'" in found.message

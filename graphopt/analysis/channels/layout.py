@@ -154,6 +154,9 @@ def pad(op: Op) -> None:
         elif before is None or after is None or op.atoms.is_frozen(expr) or not _zero_fill(op):
             op.freeze(expr, f"{op.where} extends it")
             out.append(op.fresh(axis))
+        elif before < 0 or after < 0:
+            op.freeze(expr, f"{op.where} crops it")
+            out.append(op.fresh(axis))
         else:
             head, tail = op.atoms.new(before), op.atoms.new(after)
             out.append(total([part for part, n in ((head, before), (expr, 1), (tail, after)) if n]))
