@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import onnx
+import onnx.checker
 import pytest
 
 from tests.conftest import Cli
-from tests.corpus import files, models, requests
+from tests.corpus import accepted, files, models, requests
 from tests.corpus.case import Case, Place
 
 CASES = [*files.cases(), *models.cases(), *requests.cases()]
@@ -52,6 +54,20 @@ def test_check_finds_it(case: Case, place: Place, cli: Cli) -> None:
     assert done.code == 3
     assert case.code in [finding["code"] for finding in errors]
     assert done.err == ""
+
+
+@pytest.mark.parametrize("name", accepted.MODELS)
+def test_what_only_looks_bad_is_used(name: str, place: Place, cli: Cli) -> None:
+    model, codes = accepted.MODELS[name]
+    path = place.folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    checked = cli("check", path, "--json")
+    found = json.loads(checked.out)["models"][0]["findings"]
+    assert checked.code == 0
+    assert {finding["code"] for finding in found} == codes
+    done = cli("run", path, "-o", place.out, "--overwrite", "--pass", "simplify", "--no-measure")
+    assert done.code == 0, done.err
+    onnx.checker.check_model(onnx.load(place.out))
 
 
 def test_the_corpus_is_large_and_its_names_are_its_own() -> None:

@@ -1,0 +1,28 @@
+"""Models that look bad and are none: repaired, or used as they are, and noted by ``check``."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from tests.model.probes import model_of, relu, value
+
+
+def _adding(array: np.ndarray) -> onnx.ModelProto:
+    weight = numpy_helper.from_array(array, "w")
+    return model_of([helper.make_node("Add", ["x", "w"], ["y"], "add")], initializer=[weight])
+
+
+MODELS: dict[str, tuple[onnx.ModelProto, set[str]]] = {
+    "a weight with NaN": (_adding(np.array([1, 2, np.nan, 4], np.float32)), {"GO-321"}),
+    "unsorted nodes": (model_of([relu("a"), relu("x", "a")]), {"GO-326"}),
+    "node names used twice": (model_of([relu("x", "a", name="n"), relu("a", name="n")]), {"GO-326"}),
+    "a dimension of size zero": (model_of([relu()], [value("x", [0, 4])], [value("y", [0, 4])]), {"GO-327"}),
+    "an operator nobody knows": (
+        model_of([helper.make_node("Foo", ["x"], ["y"], "foo", domain="d")], domains={"d": 1}),
+        {"GO-322", "GO-603"},
+    ),
+    "a symbolic dimension": (model_of([relu()], [value("x", ["N", 4])], [value("y", ["N", 4])]), set()),
+}
+"""Name → the model, and the codes that ``check`` gives it."""
