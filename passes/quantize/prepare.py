@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphopt.model.model import Model
 
 LEAST_OPSET = 13
@@ -22,7 +24,7 @@ def prepare(model: Model) -> tuple[str, ...]:
         before = model.opset
         model.raise_opset(LEAST_OPSET)
         notes.append(f"The opset was raised from {before} to {LEAST_OPSET}, the first with per-channel weights.")
-    if _pool_means(model):
+    if _pool_means(model) + _pad_every_axis(model):
         model.finish()
     return tuple(notes)
 
@@ -43,6 +45,29 @@ def _pool_means(model: Model) -> int:
                 "Flatten", [result], attrs={"axis": 1}, name=f"{node.name or node.outputs[0].name}_flat"
             ).outputs[0]
         editor.replace_uses(node.outputs[0], result)
+        done += 1
+    return done
+
+
+def _pad_every_axis(model: Model) -> int:
+    """A Pad by named axes (opset 18) becomes one by all axes.
+
+    onnxruntime 1.32 permutes the axes wrongly when it moves integer layers to NHWC: the model opens and fails to run.
+    """
+    editor = model.editor
+    done = 0
+    for node in editor.nodes():
+        if node.op != "Pad" or len(node.inputs) < 4 or node.inputs[3].is_empty():
+            continue
+        shape = model.shape_of(node.inputs[0])
+        pads, axes = editor.constant(node.inputs[1]), editor.constant(node.inputs[3])
+        if shape is None or pads is None or axes is None:
+            continue
+        whole = np.zeros((2, len(shape)), np.int64)
+        whole[:, axes.reshape(-1) % len(shape)] = pads.reshape(2, -1)
+        inputs = [node.inputs[0], editor.add_constant(f"{node.name}_pads", whole.reshape(-1)), node.inputs[2]]
+        padded = editor.add_node("Pad", inputs, attrs=dict(node.attrs), name=f"{node.name or node.outputs[0].name}_all")
+        editor.replace_uses(node.outputs[0], padded.outputs[0])
         done += 1
     return done
 

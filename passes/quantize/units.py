@@ -358,6 +358,8 @@ def _resize(finder: _Finder, node: gs.Node) -> Unit | None:
 def _pad(finder: _Finder, node: gs.Node) -> Unit | None:
     if len(node.inputs) > 2 and not node.inputs[2].is_empty() and finder.scalar(node.inputs[2]) != 0:
         return None
+    if len(node.inputs) > 3 and not node.inputs[3].is_empty():
+        raise Unfit("it pads by named axes that are not constant")
     return _move(finder, node)
 
 

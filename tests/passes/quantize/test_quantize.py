@@ -14,6 +14,7 @@ from graphopt.model.model import Model
 from graphopt.passes.quantize import Quantize, QuantizeOptions
 from graphopt.passes.quantize.choose import WORTH, Trial, decide
 from graphopt.passes.quantize.plan import Plan
+from graphopt.passes.quantize.prepare import prepare
 from graphopt.pipeline.contract import Broken, Refusal
 from graphopt.runtime.target import ProviderSpec, Target
 from graphopt.testing import builders
@@ -59,6 +60,23 @@ def wide() -> onnx.ModelProto:
     x = draft.conv_bn_relu(x, "b", 128, 128)
     draft.head(draft.conv_bn_relu(x, "c", 128, 128), 128)
     return draft.model("wide")
+
+
+def test_a_pad_by_named_axes_becomes_one_by_all_axes() -> None:
+    draft = Draft(1, opset=18)
+    x = draft.conv(draft.input("input", [1, 4, 8, 8]), "before", 4, 16, bias=True)
+    pads = draft.const("pads", np.array([2, 1, 0, 1], np.int64))
+    axes = draft.const("axes", np.array([-1, 2], np.int64))
+    draft.conv(draft.node("Pad", [x, pads, "", axes], "padded"), "after", 16, 16)
+    draft.head("after", 16)
+    model = Model.from_proto(draft.model("pad"))
+    prepared = model.clone()
+    prepare(prepared)
+    (pad,) = (n for n in prepared.editor.nodes() if n.op == "Pad")
+    whole = prepared.editor.constant(pad.inputs[1])
+    assert whole is not None
+    assert whole.tolist() == [0, 0, 1, 2, 0, 0, 1, 0]
+    assert prepared.interface == model.interface
 
 
 def test_a_second_run_has_nothing_to_do() -> None:
