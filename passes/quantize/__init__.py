@@ -65,10 +65,15 @@ class Quantize(Pass[QuantizeOptions]):
     What it does:
         Calibrates the ranges of the activations, then writes QuantizeLinear and DequantizeLinear nodes in the form that
         the CPU provider fuses into integer kernels: uint8 activations with explicit zero points, int8 weights per
-        output channel, int32 biases on the canonical scale. Which nodes become integer is decided by measuring:
-        candidate placements are written, timed against the float model and compared on calibration samples that no
-        range was taken from. Nodes that only move values (Reshape, MaxPool, Pad, …) work on the integer codes;
+        output channel, int32 biases on the canonical scale. Which nodes become integer is decided by measuring: time
+        per node in float and in integers, and the noise that each rounded tensor and weight adds, go into a minimum
+        cut; the placements it gives at several prices of noise, and simple ones, are written, timed against the float
+        model and compared on calibration samples. The fastest that reaches `min_sqnr` is kept; if none does, the one
+        that pays best for its noise. Nodes that only move values (Reshape, MaxPool, Pad, …) work on the integer codes;
         HardSwish and HardSigmoid are written with two integer kernels; a product with a positive scalar costs nothing.
+        Where this machine's 8-bit kernels saturate (x86 without VNNI), weights are kept small enough, per output
+        channel and only as far as the calibrated activations demand. Biases make up for the mean error of rounded
+        weights where that helps on samples the means were not taken from.
 
     When it applies:
         To float32 models with a Conv, Gemm or MatMul whose weight is constant, for the CPU provider, given calibration
@@ -86,17 +91,22 @@ class Quantize(Pass[QuantizeOptions]):
         itself is kept float by a no-op.
 
     Options:
-        calibration, percentile, placement, integer_nodes, measure, min_sqnr; only and skip leave nodes float.
+        Ranges: calibration, percentile. Placement: placement, integer_nodes, measure, min_sqnr; only and skip leave
+        nodes float. Numbers: overflow, bias_correction. The resolved recipe holds what was decided, and repeats it
+        without measuring.
 
     Example:
         graphopt run model.onnx --calib calib.npz --eval eval.npz -o out.onnx --pass simplify --pass quantize
 
     Cost:
-        One run of the model per calibration sample, then one to three seconds per candidate placement.
+        One run of the model per calibration sample, then measuring for as long as the time budget allows: one to three
+        seconds a placement, half of what is left for noise where no simple placement reaches `min_sqnr`.
 
     References:
         Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference
-        (2018); Krishnamoorthi, Quantizing Deep Convolutional Networks for Efficient Inference (2018).
+        (2018); Krishnamoorthi, Quantizing Deep Convolutional Networks for Efficient Inference (2018); Nagel et al.,
+        Data-Free Quantization through Weight Equalization and Bias Correction (2019); Kolmogorov and Zabih, What Energy
+        Functions Can Be Minimized via Graph Cuts? (2004).
     """
 
     name: ClassVar[str] = "quantize"
