@@ -172,7 +172,7 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         f"{TIMED_WARNING}{p} is inconclusive" for p, found_l in facts.accepted.latencies if not found_l.conclusive
     ]
     found += [
-        f"output {output.name} of the source is NaN or infinite on all {comparison.samples} samples: it was not compared"
+        f"output {output.name} of the source is NaN or infinite on all {comparison.samples} samples: not compared"
         for _, comparison in facts.accepted.comparisons
         for output in comparison.outputs
         if output.finite_share == 0.0

@@ -65,7 +65,8 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: rogue-passes\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(
-        "[graphopt.passes]\nbreaker = rogue_passes:Breaker\nballast = rogue_passes:Ballast\ncrasher = rogue_passes:Crasher\n"
+        "[graphopt.passes]\nbreaker = rogue_passes:Breaker\n"
+        "ballast = rogue_passes:Ballast\ncrasher = rogue_passes:Crasher\n"
     )
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(sys.modules, "rogue_passes", raising=False)
