@@ -105,6 +105,12 @@ class Bench:
         except RuntimeFailure:
             return -math.inf
 
+    def time_again(self, trial: Trial) -> float:
+        """Another, careful timing of a placement: time of the float model / its time."""
+        candidate = self.model.clone()
+        emit(candidate, trial.plan)
+        return self._ratio(self._open(candidate), rough=False)
+
     def _open(self, model: Model) -> Session:
         return open_session(
             model,
@@ -123,7 +129,7 @@ class Bench:
         return float("inf") if worst is None else worst.fidelity_db
 
     def _ratio(self, session: Session, *, rough: bool) -> float:
-        share = min(LONGEST / 4 if rough else LONGEST, max(self.left / 4, 0.5))
+        share = min(LONGEST / 4 if rough else LONGEST, max(self.left / 4, 0.5 if rough else 1.0))
         return measure_pair(self._float, session, self.held_out, max_seconds=share, half_width=0.01).ratio
 
 
