@@ -78,7 +78,7 @@ def _undecodable(path: Path, data: bytes, why: str) -> ModelError:
     if "depth" in why.lower():
         return ModelError("GO-304", "the model nests deeper than protobuf allows", where=str(path), why=why)
     # Field 1 (ir_version) as a small number opens every ONNX file that exporters write.
-    if head[:1] == b"\x08" and 1 <= head[1] <= 32:
+    if head[:1] == b"\x08" and 1 <= (head + b"\0")[1] <= 32:
         return ModelError(
             "GO-303",
             f"not a complete ONNX file ({len(data)} bytes read)",
