@@ -132,7 +132,8 @@ def _verdict(facts: RunFacts) -> Verdict:
         return Verdict(exit_code=bug.error.exit_code, text=text, validated=validated)
     lost = [s.outcome.name for s in accepted.stages if s.outcome.step.named and _taken_back(s)]
     if lost and not facts.allow_rollback:
-        text = f"rolled back: {', '.join(lost)}; the rest was kept (--allow-rollback makes this exit 0)"
+        rest = "the rest was kept" if accepted.kept else "nothing else was left, the result is the source"
+        text = f"rolled back: {', '.join(lost)}; {rest} (--allow-rollback makes this exit 0)"
         return Verdict(exit_code=1, text=text, validated=validated)
     if not accepted.kept:
         return Verdict(exit_code=0, text="nothing paid: the result is the source, unchanged", validated=validated)
