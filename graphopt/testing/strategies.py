@@ -106,7 +106,9 @@ def _depthwise(sketch: Sketch) -> None:
 
 
 def _grouped(sketch: Sketch) -> None:
-    sketch.tip = _activated(sketch, _conv(sketch, sketch.tip, sketch.width, sketch.width, group=2, bias=sketch.flip()))
+    groups = 2 if sketch.width % 2 == 0 else 1
+    y = _conv(sketch, sketch.tip, sketch.width, sketch.width, group=groups, bias=sketch.flip())
+    sketch.tip = _activated(sketch, y)
 
 
 def _residual(sketch: Sketch) -> None:
