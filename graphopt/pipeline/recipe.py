@@ -56,7 +56,7 @@ class Recipe(BaseModel):
         seed: for everything random; ``None``: the command line or 0.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: Literal[1]
     passes: tuple[PassEntry, ...] = Field((), alias="pass")
@@ -149,7 +149,7 @@ def parse_pass(text: str) -> PassEntry:
                 "GO-203",
                 f"{part!r} is not key=value",
                 where=f"--pass {text}",
-                hint="e.g. --pass quantize:calibration=minmax",
+                hint="e.g. --pass prune-weights:sparsity=0.5",
             )
         options[key.strip().replace("-", "_")] = _value(value.strip())
     return PassEntry.model_validate({"name": name.strip(), **options})
