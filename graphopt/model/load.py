@@ -56,8 +56,8 @@ def _read(path: Path, limits: Limits) -> bytes:
         why = "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
     except FileNotFoundError:
         why = "there is no such file"
-    except OSError as error:
-        why = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        why = getattr(error, "strerror", None) or str(error)
     raise ModelError("GO-301", "cannot read the model file", where=str(path), why=why)
 
 

@@ -320,9 +320,7 @@ class Model:
         Raises:
             OutputError: GO-501, GO-502, GO-503 or GO-504; what was there before is untouched then.
         """
-        target = Path(path)
-        target = target.resolve() if target.is_symlink() else target
-        save.check_target(target, overwrite=overwrite)
+        target = save.checked_target(Path(path), overwrite=overwrite)
         if self.weight_bytes > save.EXTERNAL_LIMIT:
             proto, arrays = self._split(given_names=False)
             save.save_external(proto, arrays, target)

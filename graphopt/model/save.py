@@ -33,18 +33,31 @@ ALIGNMENT = 4096
 _CHUNK = 4 << 20
 
 
-def check_target(path: Path, *, overwrite: bool) -> None:
-    """Refuses a target that cannot or must not be written.
+def checked_target(path: Path, *, overwrite: bool) -> Path:
+    """Refuses a target that cannot or must not be written; gives the file to write, behind a link what it points to.
 
     Raises:
         OutputError: GO-501 or GO-502.
     """
-    if path.is_dir():
-        raise OutputError("GO-501", "cannot write the model", where=str(path), why="it is a folder")
-    if not path.parent.is_dir():
-        raise OutputError("GO-501", "cannot write the model", where=str(path), why=f"there is no folder {path.parent}")
-    if path.exists() and not overwrite:
+    try:
+        path = path.resolve() if path.is_symlink() else path
+        why = _why_not(path)
+        exists = path.exists()
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL; a folder that may not be entered
+        why, exists = getattr(error, "strerror", None) or str(error), False
+    if why:
+        raise OutputError("GO-501", "cannot write the model", where=str(path), why=why)
+    if exists and not overwrite:
         raise OutputError("GO-502", "the output exists", where=str(path), hint="pass --overwrite to replace it")
+    return path
+
+
+def _why_not(path: Path) -> str:
+    if "\0" in str(path):
+        return "the name holds a NUL"
+    if path.is_dir():
+        return "it is a folder"
+    return "" if path.parent.is_dir() else f"there is no folder {path.parent}"
 
 
 def save_inline(proto: onnx.ModelProto, path: Path) -> None:
@@ -58,6 +71,7 @@ def save_inline(proto: onnx.ModelProto, path: Path) -> None:
     with _Staged(path) as staged:
         staged.write([data])
         staged.commit()
+    _remove(_own_data_files(path))
 
 
 def save_external(skeleton: onnx.ModelProto, arrays: dict[str, Array], path: Path) -> None:
@@ -74,7 +88,7 @@ def save_external(skeleton: onnx.ModelProto, arrays: dict[str, Array], path: Pat
     digest = hashlib.sha256()
     for chunk in _data_chunks(list(arrays.values())):
         digest.update(chunk)
-    target = path.with_name(f"{path.stem}.{digest.hexdigest()[:16]}.data")
+    target = path.with_name(f"{path.name}.{digest.hexdigest()[:16]}.data")
     _place(skeleton, arrays, target.name)
     old = _own_data_files(path)
     with _Staged(path) as staged, _Staged(target) as staged_data:
@@ -87,8 +101,14 @@ def save_external(skeleton: onnx.ModelProto, arrays: dict[str, Array], path: Pat
             if target not in old:
                 target.unlink(missing_ok=True)
             raise
-    for leftover in old - {target}:
-        leftover.unlink(missing_ok=True)
+    _remove(old - {target})
+
+
+def _remove(leftovers: Iterable[Path]) -> None:
+    """Removes data files that no model refers to any more; the model is in place, so failing here is no failure."""
+    for leftover in leftovers:
+        with contextlib.suppress(OSError):
+            leftover.unlink(missing_ok=True)
 
 
 def _place(skeleton: onnx.ModelProto, arrays: dict[str, Array], location: str) -> None:
@@ -118,8 +138,16 @@ def _data_chunks(arrays: list[Array]) -> Iterator[bytes | memoryview]:
 
 
 def _own_data_files(path: Path) -> set[Path]:
-    pattern = re.compile(re.escape(path.stem) + r"\.[0-9a-f]{16}\.data")
-    return {p for p in path.parent.iterdir() if pattern.fullmatch(p.name)}
+    pattern = re.compile(re.escape(path.name) + r"\.[0-9a-f]{16}\.data")
+    return {p for p in _listed(path.parent) if pattern.fullmatch(p.name)}
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What is in a folder; nothing, where it may be written but not read."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
 
 class _Staged:
@@ -142,7 +170,8 @@ class _Staged:
         _clear_stale(self._target)
         with self._os_errors():
             self._lock = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            if fcntl is not None:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks: two writers are not told apart
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
 
@@ -194,7 +223,7 @@ def _clear_stale(target: Path) -> None:
     if fcntl is None:
         return
     pattern = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{12}\.partial")
-    for path in [p for p in target.parent.iterdir() if pattern.fullmatch(p.name)]:
+    for path in [p for p in _listed(target.parent) if pattern.fullmatch(p.name)]:
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError:
