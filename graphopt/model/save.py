@@ -222,7 +222,8 @@ def _clear_stale(target: Path) -> None:
     """Removes what killed processes left of earlier tries; a staged file that is locked belongs to a live one."""
     if fcntl is None:
         return
-    pattern = re.compile(re.escape(f".{target.name}.") + r"[0-9a-f]{12}\.partial")
+    # A data file's name holds a hash of its content: what was left of another content is found by the model's name.
+    pattern = re.compile(re.escape(f".{target.name}.") + r"([0-9a-f]{16}\.data\.)?[0-9a-f]{12}\.partial")
     for path in [p for p in _listed(target.parent) if pattern.fullmatch(p.name)]:
         try:
             descriptor = os.open(path, os.O_RDONLY)
