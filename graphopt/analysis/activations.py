@@ -17,6 +17,7 @@ import onnx
 from graphopt.analysis.histogram import ChannelStatistics, TensorStatistics
 from graphopt.data.samples import Feed, Samples
 from graphopt.model.model import Model
+from graphopt.model.shapes import infer
 from graphopt.progress import Progress, Silent
 from graphopt.runtime.session import open_session
 from graphopt.runtime.target import Target
@@ -168,9 +169,8 @@ def _sizes(model: Model, feed: Feed) -> dict[str, int]:
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
     sizes: dict[str, int] = {}
-    try:
-        inferred = onnx.shape_inference.infer_shapes(proto, data_prop=True)
-    except Exception:  # the binding raises several unrelated types; the sizes only decide the grouping
+    inferred = infer(proto).proto
+    if inferred is None:
         return sizes
     for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
         tensor = value.type.tensor_type
