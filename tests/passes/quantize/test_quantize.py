@@ -15,7 +15,9 @@ from graphopt.passes.quantize import Quantize, QuantizeOptions
 from graphopt.passes.quantize.choose import WORTH, Trial, decide
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.prepare import prepare
+from graphopt.passes.quantize.search import Search
 from graphopt.pipeline.contract import Broken, Refusal
+from graphopt.runtime.latency import LatencyStats, PairedLatency
 from graphopt.runtime.target import ProviderSpec, Target
 from graphopt.testing import builders
 from graphopt.testing.draft import Draft
@@ -40,6 +42,33 @@ def test_below_the_target_noise_is_weighed_against_speed() -> None:
 
 def test_what_is_not_faster_than_float_is_not_worth_its_error() -> None:
     assert decide([trial("a", 60, WORTH - 0.01)], 20) is None
+
+
+class FakeBench:
+    """A bench whose direct timings are given: (first, second) → ratio with a half-width of 1 %."""
+
+    target_db = 20.0
+
+    def __init__(self, trials: list[Trial], ratios: dict[tuple[str, str], float]) -> None:
+        self.trials, self.ratios = trials, ratios
+
+    def side_by_side(self, first: Trial, second: Trial) -> PairedLatency:
+        ratio = self.ratios[first.label, second.label]
+        stats = LatencyStats(1.0, 1.0, 10, (1.0,))
+        return PairedLatency(ratio, ratio - 0.01, ratio + 0.01, stats, stats, 10, 1, "thread-cpu", conclusive=True)
+
+
+@pytest.mark.parametrize(
+    ("direct", "accuracy", "winner"),
+    [(1.08, 21.0, "cut"), (0.92, 30.0, "all"), (1.0, 30.0, "cut"), (1.0, 21.0, "all")],
+)
+def test_close_placements_are_timed_against_each_other(direct: float, accuracy: float, winner: str) -> None:
+    trials = [trial("all", 25.0, 1.42), trial("cut", accuracy, 1.35), trial("slow", 60.0, 1.1), trial("bad", 5.0, 1.4)]
+    bench = FakeBench(trials, {("all", "cut"): direct})
+    search = Search(bench, None, frozenset(), None, {}, {}, frozenset())  # type: ignore[arg-type]
+    best = search._best_side_by_side(trials[0])
+    assert best is not None
+    assert best.label == winner
 
 
 def test_a_measured_decision_is_written_down_and_repeats_to_the_same_bytes() -> None:
