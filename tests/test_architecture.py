@@ -40,14 +40,11 @@ def unpickles(node: ast.AST) -> bool:
     elif isinstance(node, ast.ImportFrom):
         names = [node.module or ""]
     elif isinstance(node, ast.keyword):
-        return node.arg == "allow_pickle" and not (
-            isinstance(node.value, ast.Constant) and node.value.value is False
-        )
+        return node.arg == "allow_pickle" and not (isinstance(node.value, ast.Constant) and node.value.value is False)
     else:
         return False
     return any(
-        name.split(".")[0] in {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
-        for name in names
+        name.split(".")[0] in {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"} for name in names
     )
 
 
@@ -59,9 +56,7 @@ def codes_in(tree: ast.Module) -> set[str]:
 def test_the_source_is_found() -> None:
     assert "graphopt/errors.py" in TREES
     assert any(name.startswith("passes/") for name in TREES)
-    assert not any(name.startswith("graphopt/passes") for name in TREES), (
-        "the symlink must not be walked twice"
-    )
+    assert not any(name.startswith("graphopt/passes") for name in TREES), "the symlink must not be walked twice"
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ class Search:
         """The best trial after timing its rivals against it directly, in interleaved pairs.
 
         Ratios against the float model were measured at different moments, and on a busy machine differ by 10 % where
-        nothing else does. What is not slower with certainty and more accurate wins.
+        nothing else does. What is as fast and more accurate wins.
         """
         bench = self.bench
         if best is None or best.sqnr_db < bench.target_db:
@@ -95,7 +95,8 @@ class Search:
         ]
         for rival in sorted(rivals, key=lambda t: -t.ratio)[:RIVALS]:
             paired = bench.side_by_side(best, rival)
-            if paired.low > 1.0 or (paired.high >= 1.0 and rival.sqnr_db > best.sqnr_db):
+            as_fast = paired.high >= 1.0 and paired.ratio >= NO_GAIN
+            if paired.low > 1.0 or (as_fast and rival.sqnr_db > best.sqnr_db):
                 best = rival
         return best
 

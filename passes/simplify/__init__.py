@@ -9,7 +9,6 @@ from pydantic import Field, field_validator
 
 from graphopt.passes.simplify.constant_node import ConstantNode
 from graphopt.passes.simplify.dead_node import DeadNode
-from graphopt.passes.simplify.driver import rewrite
 from graphopt.passes.simplify.dropout import InferenceDropout
 from graphopt.passes.simplify.evaluate import Evaluator
 from graphopt.passes.simplify.fold_batchnorm import FoldBatchNorm
@@ -22,10 +21,11 @@ from graphopt.passes.simplify.noop_pad import NoopPad
 from graphopt.passes.simplify.noop_slice import NoopSlice
 from graphopt.passes.simplify.noop_transpose import NoopTranspose
 from graphopt.passes.simplify.noop_view import NoopView
-from graphopt.passes.simplify.rule import Limits, Rule, Scope
 from graphopt.passes.simplify.single_input import SingleInput
 from graphopt.passes.simplify.static_shape import StaticShape
 from graphopt.pipeline.contract import Pass, PassContext, PassOptions, PassResult, Safety
+from graphopt.pipeline.rewrite import rewrite
+from graphopt.pipeline.rules import Limits, Rule, Scope
 
 
 class SimplifyOptions(PassOptions):

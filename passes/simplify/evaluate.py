@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from onnx import helper, numpy_helper
 
 from graphopt.errors import RuntimeFailure
-from graphopt.passes.simplify.rule import Array
+from graphopt.pipeline.rules import Array
 from graphopt.runtime.session import Session, open_session
 
 _IR_VERSION = 8  # every supported runtime reads it, and what folds needs nothing newer

@@ -9,8 +9,8 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import RuntimeFailure
 from graphopt.passes.simplify.evaluate import Evaluator
-from graphopt.passes.simplify.rule import Array, Rule, Scope, in_standard_domain
 from graphopt.pipeline.contract import Safety, Site, Skip
+from graphopt.pipeline.rules import Array, Rule, Scope, in_standard_domain
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}

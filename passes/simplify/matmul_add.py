@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from graphopt.passes.simplify.rule import Array, Rule, Scope, label
 from graphopt.pipeline.contract import Safety, Site, Skip
+from graphopt.pipeline.rules import Array, Rule, Scope, label
 
 
 class MatMulAdd(Rule):

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.passes.simplify.rule import Array, Rule, Scope, fits_into, is_filled
 from graphopt.pipeline.contract import Safety, Site, Skip
+from graphopt.pipeline.rules import Array, Rule, Scope, fits_into, is_filled
 
 _ARITHMETIC = frozenset({"Add", "Sub", "Mul", "Div"})
 _COMMUTATIVE = frozenset({"Add", "Mul"})

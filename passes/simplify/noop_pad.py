@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from graphopt.passes.simplify.rule import Rule, Scope
 from graphopt.pipeline.contract import Safety, Site, Skip
+from graphopt.pipeline.rules import Rule, Scope
 
 
 class NoopPad(Rule):

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from graphopt.passes.simplify.rule import Dims, Rule, Scope, is_filled, static
 from graphopt.pipeline.contract import Safety, Site, Skip
+from graphopt.pipeline.rules import Dims, Rule, Scope, is_filled, static
 
 
 class NoopView(Rule):

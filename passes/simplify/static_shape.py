@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.passes.simplify.rule import Array, Dims, Rule, Scope, static
 from graphopt.pipeline.contract import Safety, Site, Skip
+from graphopt.pipeline.rules import Array, Dims, Rule, Scope, static
 
 
 class StaticShape(Rule):

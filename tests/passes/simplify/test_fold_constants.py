@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
-from graphopt.passes.simplify.rule import Limits
+from graphopt.pipeline.rules import Limits
 from graphopt.testing.draft import Draft
 from graphopt.testing.formats import quantized
 

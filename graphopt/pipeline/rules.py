@@ -1,4 +1,4 @@
-"""What a rule of `simplify` is, and what it works with.
+"""Rewrite rules: what a rule is, and what it works with; `simplify` and `fuse` are made of them.
 
 A rule looks at one node and either rewrites there (a ``Site``), explains a near miss worth reading (a
 ``Skip``), or has nothing to say (``None``). It edits through its ``Scope`` only, which keeps the work list:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from graphopt.passes.simplify.rule import Rule, Scope, in_standard_domain
 from graphopt.pipeline.contract import Site, Skip
+from graphopt.pipeline.rules import Rule, Scope, in_standard_domain
 
 
 def rewrite(scope: Scope, rules: Sequence[Rule]) -> tuple[list[Site], list[Skip]]:
