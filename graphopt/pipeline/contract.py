@@ -148,6 +148,8 @@ class PassContext:
         analyses: facts about ``model`` as it was handed over, computed once.
         selection: which nodes the user's ``only`` / ``skip`` let this pass touch.
         samples: calibration samples; ``None`` when the user gave none, or the source does not run on them.
+        feeds: a few feeds on which the source runs, to time candidates on: the user's, or seeded synthetic ones;
+            ``None`` where it cannot be run.
         target: provider, threads and instruction set the result is for.
         seed: for everything random.
         progress: where to report.
@@ -163,6 +165,7 @@ class PassContext:
     seed: int = 0
     progress: Progress = field(default_factory=Silent)
     time_budget: float = 60.0
+    feeds: Samples | None = None
 
     @property
     def editor(self) -> GraphEditor:

@@ -106,6 +106,7 @@ class PassManager:
             seed=self.seed,
             progress=self.progress,
             time_budget=self.time_budget,
+            feeds=self.grounds.feeds,
         )
         try:
             rewrite.requires(ctx)

@@ -3,7 +3,8 @@
 A rule looks at one node and either rewrites there (a ``Site``), explains a near miss worth reading (a
 ``Skip``), or has nothing to say (``None``). It edits through its ``Scope`` only, which keeps the work list:
 whatever lies next to an edit is looked at again. Every rewrite makes the graph smaller by some measure, so the
-work ends.
+work ends. What needs the whole graph at once (equal subexpressions, a form of the residual stream) is a
+``GraphRule``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from graphopt.errors import ModelError
 from graphopt.model.editor import GraphEditor
 from graphopt.model.model import Model
 from graphopt.pipeline.contract import Json, Safety, Site, Skip
 from graphopt.pipeline.selection import Selection
+from graphopt.runtime.target import Target
 
 Array = npt.NDArray[Any]
 Dims = tuple[int | str | None, ...]
@@ -64,6 +67,7 @@ class Scope:
         selection: nodes the user lets the pass touch.
         limits: what folding may add.
         exact_only: not a bit may change.
+        target: where the result will run.
         removed: nodes removed so far, by ``id``; they are held so that no new node gets their ``id``.
         touched: nodes to look at again.
     """
@@ -72,8 +76,10 @@ class Scope:
     selection: Selection
     limits: Limits
     exact_only: bool = False
+    target: Target = field(default_factory=Target)
     removed: dict[int, gs.Node] = field(default_factory=dict)
     touched: list[gs.Node] = field(default_factory=list)
+    _unreachable: dict[int, str] = field(default_factory=dict)
 
     @property
     def editor(self) -> GraphEditor:
@@ -169,6 +175,24 @@ class Scope:
         """Have ``nodes`` looked at again."""
         self.touched.extend(nodes)
 
+    def reach_opset(self, version: int) -> str | None:
+        """Raise the standard opset to at least ``version``, or say why that cannot be; then nothing has changed.
+
+        Adapters edit nodes in place, so the nodes that a rule holds stay the model's.
+        """
+        if self.model.opset >= version:
+            return None
+        if version not in self._unreachable:
+            try:
+                # A node without an adapter is met half-way: the trial on a clone keeps the model whole.
+                self.model.clone().raise_opset(version)
+            except ModelError as error:
+                self._unreachable[version] = f"needs opset {version}: {error.what}"
+            else:
+                self.model.raise_opset(version)
+                return None
+        return self._unreachable[version]
+
     def _gone(self, node: gs.Node) -> None:
         self.removed[id(node)] = node
 
@@ -200,6 +224,30 @@ class Rule(abc.ABC):
     @abc.abstractmethod
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """Rewrite at ``node``, or say why not where a reader would ask."""
+
+    def site(self, node: gs.Node, what: str, **figures: Json) -> Site:
+        """A place this rule changed."""
+        return Site(label(node), what, self.name, figures)
+
+    def skip(self, node: gs.Node, reason: str) -> Skip:
+        """A place this rule left alone."""
+        return Skip(label(node), reason, self.name)
+
+
+class GraphRule(abc.ABC):
+    """A rewrite that looks at the whole graph at once; its docstring states pattern, conditions, proof and refusals.
+
+    Class attributes:
+        name: how reports and options call it.
+        safety: EXACT or ROUNDING.
+    """
+
+    name: ClassVar[str]
+    safety: ClassVar[Safety]
+
+    @abc.abstractmethod
+    def apply(self, scope: Scope) -> tuple[list[Site], list[Skip]]:
+        """Rewrite wherever it fits; on what it left itself, it must find nothing more to do."""
 
     def site(self, node: gs.Node, what: str, **figures: Json) -> Site:
         """A place this rule changed."""
