@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,11 @@ from graphopt.runtime.session import open_session
 
 ROUNDING = 1e-5
 """Bound of max|Δ| / max|y| for a ROUNDING rule (design §4), before the model's own noise is added to it."""
+
+
+def examples() -> int:
+    """How many random graphs a rule is tried on: 200, or what ``GRAPHOPT_EXAMPLES`` says."""
+    return int(os.environ.get("GRAPHOPT_EXAMPLES", "200"))
 
 
 @dataclass(frozen=True)
