@@ -90,6 +90,7 @@ class Settings:
     measure: bool = True
     allow_rollback: bool = False
     max_seconds: float = 60.0
+    tune_time: float = 120.0
     progress: Progress = field(default_factory=Silent)
     observers: tuple[Observer, ...] = ()
 
@@ -113,6 +114,7 @@ def optimize(
     measure: bool = True,
     allow_rollback: bool = False,
     max_seconds: float = 60.0,
+    tune_time: float = 120.0,
     progress: Progress | None = None,
     observers: Sequence[Observer] = (),
 ) -> Result:
@@ -139,6 +141,7 @@ def optimize(
         measure: ``False``: time nothing; passes keep their defaults, and gates on latency are not judged.
         allow_rollback: a named pass that was rolled back does not make the exit code 1.
         max_seconds: longest single latency measurement, and each pass's time for measuring.
+        tune_time: seconds for finding out which rewrites pay on this model, over the whole run; 0: their defaults.
         progress: where long loops report.
         observers: called after each pass with its outcome and the model as it then stands.
 
@@ -163,6 +166,7 @@ def optimize(
         measure=measure,
         allow_rollback=allow_rollback,
         max_seconds=max_seconds,
+        tune_time=tune_time,
         progress=progress or Silent(),
         observers=tuple(observers),
     )
@@ -239,6 +243,7 @@ class _Run:
             seed=self.seed,
             progress=self.settings.progress,
             time_budget=self.settings.max_seconds if self.settings.measure else 0.0,
+            tune_time=self.settings.tune_time,
             validate=self.settings.validate,
             observers=self.settings.observers,
         )

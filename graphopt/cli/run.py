@@ -58,6 +58,14 @@ from graphopt.report.terminal import print_report
     show_default=True,
     help="Longest latency measurement.",
 )
+@click.option(
+    "--tune-time",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    default=120.0,
+    show_default=True,
+    help="Time for finding out which rewrites pay on this model; 0: their defaults.",
+)
 @target_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--report", type=MODEL, help="Report file.  [default: OUT.graphopt.json]")
@@ -104,6 +112,7 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
         measure=not words["no_measure"],
         allow_rollback=words["allow_rollback"],
         max_seconds=words["measure_seconds"],
+        tune_time=words["tune_time"],
         progress=make_progress(words["quiet"]),
         observers=(_print_traceback,) if words["debug"] else (),
     )

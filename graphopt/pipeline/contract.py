@@ -118,6 +118,7 @@ class PassResult:
 
     Attributes:
         modified: whether the model was changed; cross-checked against the model's bytes.
+        headline: what was done, in one line of the closing table, e.g. ``9 of 10 layers in INT8``.
         applied: places changed.
         skipped: places left alone, with reasons.
         summary: totals for the report, e.g. ``{"sparsity": 0.5}``.
@@ -126,6 +127,7 @@ class PassResult:
             a channel removal.
         resolved: the options with every decision that measuring made written in; ``None``: the options as given.
         preserves: analyses that are still valid.
+        tuning_seconds: how much of ``PassContext.tune_time`` was used.
     """
 
     modified: bool
@@ -136,6 +138,8 @@ class PassResult:
     oracle: Model | None = None
     resolved: PassOptions | None = None
     preserves: frozenset[Callable[[Model], object]] = frozenset()
+    tuning_seconds: float = 0.0
+    headline: str = ""
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ class PassContext:
         seed: for everything random.
         progress: where to report.
         time_budget: seconds this pass may spend on measuring; 0: no measuring.
+        tune_time: seconds left to the run for finding out which rule families pay; 0: their defaults decide.
     """
 
     model: Model
@@ -166,6 +171,7 @@ class PassContext:
     progress: Progress = field(default_factory=Silent)
     time_budget: float = 60.0
     feeds: Samples | None = None
+    tune_time: float = 120.0
 
     @property
     def editor(self) -> GraphEditor:

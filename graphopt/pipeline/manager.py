@@ -39,6 +39,7 @@ class PassManager:
         seed: for everything random.
         progress: where to report.
         time_budget: seconds each pass may spend on measuring.
+        tune_time: seconds all passes together may spend on finding out which rule families pay.
         validate: ``False``: run without comparing outputs where the source cannot be run.
         observers: called after each pass.
     """
@@ -50,6 +51,7 @@ class PassManager:
     seed: int = 0
     progress: Progress = Silent()
     time_budget: float = 60.0
+    tune_time: float = 120.0
     validate: bool = True
     observers: tuple[Observer, ...] = ()
 
@@ -66,18 +68,20 @@ class PassManager:
         """
         stages: list[Stage] = []
         model, analyses = self.source, Analyses(self.source)
+        left = self.tune_time
         for step in self.progress.track(steps, label="passes", total=len(steps)):
-            stage, analyses = self._transaction(step, model, analyses)
+            stage, analyses = self._transaction(step, model, analyses, max(left, 0.0))
             model = stage.model
+            left -= stage.outcome.result.tuning_seconds if stage.outcome.result is not None else 0.0
             stages.append(stage)
             for observe in self.observers:
                 observe(stage)
         return tuple(stages)
 
-    def _transaction(self, step: Step, model: Model, analyses: Analyses) -> tuple[Stage, Analyses]:
+    def _transaction(self, step: Step, model: Model, analyses: Analyses, tune_time: float) -> tuple[Stage, Analyses]:
         started = time.perf_counter()
         candidate = model.clone()
-        outcome = self._attempt(step, model, candidate, analyses)
+        outcome = self._attempt(step, model, candidate, analyses, tune_time)
         outcome = replace(outcome, seconds=time.perf_counter() - started)
         result = outcome.result
         if outcome.kind is not OutcomeKind.APPLIED or result is None:
@@ -85,7 +89,7 @@ class PassManager:
         outcome = replace(outcome, nodes=(model.node_count, candidate.node_count))
         return Stage(outcome, candidate), analyses.carried_over(candidate, result.preserves)
 
-    def _attempt(self, step: Step, model: Model, candidate: Model, analyses: Analyses) -> Outcome:
+    def _attempt(self, step: Step, model: Model, candidate: Model, analyses: Analyses, tune_time: float) -> Outcome:
         rewrite = step.rewrite
         why_not = self._why_skipped(step, model)
         if why_not:
@@ -107,6 +111,7 @@ class PassManager:
             progress=self.progress,
             time_budget=self.time_budget,
             feeds=self.grounds.feeds,
+            tune_time=tune_time,
         )
         try:
             rewrite.requires(ctx)
