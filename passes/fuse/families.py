@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from graphopt.passes.fuse.absorb_pad import AbsorbPad
 from graphopt.pipeline.families import Family
 
-FAMILIES: tuple[Family, ...] = ()
+FAMILIES: tuple[Family, ...] = (Family("pads", "Conv and pools pad for themselves", (AbsorbPad,)),)
 """In the order in which their rules are tried at a node."""
