@@ -20,9 +20,7 @@ OpType = Literal["Conv", "ConvTranspose", "Gemm", "MatMul"]
 Normalization = Literal["none", "std", "lamp"]
 
 ZEROS_ARE_NOT_FAST = (
-    "Zeros alone do not make onnxruntime faster on a CPU: measured at 0, 50, 90 and 99 % zeros, a 3x3 convolution "
-    "took 8.82, 8.70, 8.78 and 8.71 ms and a matrix product 4.42, 4.35, 4.30 and 4.47 ms. They make the file "
-    "compress better; remove-channels and quantize make it faster."
+    "Zeros make the file compress better; they do not make onnxruntime faster on a CPU (measured up to 99 % zeros)."
 )
 
 
@@ -143,6 +141,7 @@ class PruneWeights(Pass[PruneWeightsOptions]):
             skipped=tuple(skipped),
             summary={"sparsity": zeros / total if total else 0.0, "weights": total, "zeros": zeros},
             notes=(ZEROS_ARE_NOT_FAST,) if sites else (),
+            headline=f"{zeros:,} of {total:,} weights are zero ({_percent(zeros, total)}) in {len(weights)} tensors",
         )
 
     def _masks(self, values: Sequence[Array]) -> list[Array]:
@@ -282,6 +281,10 @@ def _from_constant(node: gs.Node, editor: GraphEditor) -> bool:
     if producer is not None and producer.op == "QuantizeLinear":
         inner = producer.inputs[0]
     return editor.constant(inner) is not None
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.0f} %"
 
 
 def _store(editor: GraphEditor, weight: _Weight, pruned: Array) -> None:

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 Json: TypeAlias = Union[str, int, float, bool, None, Sequence["Json"], Mapping[str, "Json"]]  # noqa: UP007 - recursive
 """A value that a report can hold."""
 
+TIMED_NOTE = "latency on "
+"""Notes that a clock decided begin like this: two runs are compared without them."""
+
 
 class Safety(Enum):
     """How far the outputs may move; the manager checks each class accordingly (design §4)."""
@@ -128,6 +131,8 @@ class PassResult:
         resolved: the options with every decision that measuring made written in; ``None``: the options as given.
         preserves: analyses that are still valid.
         tuning_seconds: how much of ``PassContext.tune_time`` was used.
+        dropped_inputs: inputs with a default value that became constants. It is the one change of interface that a
+            pass may make; the manager expects exactly these inputs to be gone, and nothing else.
     """
 
     modified: bool
@@ -140,6 +145,7 @@ class PassResult:
     preserves: frozenset[Callable[[Model], object]] = frozenset()
     tuning_seconds: float = 0.0
     headline: str = ""
+    dropped_inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,6 +164,7 @@ class PassContext:
         seed: for everything random.
         progress: where to report.
         time_budget: seconds this pass may spend on measuring; 0: no measuring.
+        fed: inputs with a default value for which the user's samples give values all the same.
         tune_time: seconds left to the run for finding out which rule families pay; 0: their defaults decide.
     """
 
@@ -172,6 +179,7 @@ class PassContext:
     time_budget: float = 60.0
     feeds: Samples | None = None
     tune_time: float = 120.0
+    fed: frozenset[str] = frozenset()
 
     @property
     def editor(self) -> GraphEditor:

@@ -104,6 +104,7 @@ def pass_record(outcome: Outcome) -> PassRecord:
         outcome=outcome.kind.value,
         reason=outcome.reason,
         named=outcome.step.named,
+        headline=result.headline if result else "",
         safety=outcome.step.rewrite.safety.value,
         options=plain(outcome.resolved_options),
         applied=tuple(

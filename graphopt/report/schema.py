@@ -14,14 +14,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from graphopt.pipeline.contract import TIMED_NOTE
+
 SCHEMA_ID = "graphopt/report"
 SCHEMA_VERSION = 1
 
 TIMED_SUFFIXES = ("_ms", "_seconds", "speedup")
 """Keys of figures that a clock decided end like this; ``without_timings`` drops them."""
 
-TIMED_WARNING = "latency on "
-"""Warnings that a clock decided begin like this; ``without_timings`` drops them too."""
+TIMED_WARNING = TIMED_NOTE
+"""Warnings and notes that a clock decided begin like this; ``without_timings`` drops them too."""
 
 Json = Any
 """What JSON can hold; checked where it is put in, by ``plain``."""
@@ -144,6 +146,7 @@ class PassRecord(Record):
     outcome: PassOutcome
     reason: str = Field(default="", description="why it was skipped, rolled back or failed")
     named: bool = Field(True, description="asked for by the user, not by the default run")
+    headline: str = Field(default="", description="what was done, in one line")
     safety: str = ""
     options: Table = Field(default_factory=dict)
     applied: tuple[SiteRecord, ...] = ()
@@ -314,6 +317,7 @@ def _untimed_pass(record: PassRecord) -> PassRecord:
         update={
             "seconds": None,
             "summary": _untimed(record.summary),
+            "notes": tuple(n for n in record.notes if not n.startswith(TIMED_WARNING)),
             "applied": tuple(s.model_copy(update={"figures": _untimed(s.figures)}) for s in record.applied),
             "checks": tuple(c.model_copy(update={"figures": _untimed(c.figures)}) for c in record.checks),
         }

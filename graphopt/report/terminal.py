@@ -171,7 +171,9 @@ def _what_became(record: PassRecord) -> str:
 
 def _changed(record: PassRecord) -> str:
     before, after = record.nodes_before, record.nodes_after
-    parts = [f"{before} → {after} nodes"] if before is not None and after is not None else []
+    parts = [f"{before} → {after} nodes"] if None not in (before, after) and before != after else []
+    if record.headline:
+        return "; ".join([record.headline, *parts])
     if record.applied:
         by_rule = counted([site.rule or site.what for site in record.applied], 5)
         places = len(record.applied)

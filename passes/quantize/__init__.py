@@ -11,7 +11,7 @@ from graphopt.passes.quantize.calibrate import Calibrated, Work, calibrate, prep
 from graphopt.passes.quantize.candidates import default_placement
 from graphopt.passes.quantize.choose import Bench
 from graphopt.passes.quantize.emit import emit
-from graphopt.passes.quantize.figures import in_order, not_worth, sites, totals, trial_figures
+from graphopt.passes.quantize.figures import headline, in_order, not_worth, sites, totals, trial_figures
 from graphopt.passes.quantize.isa import kernels_saturate
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.prepare import prepare
@@ -156,6 +156,7 @@ class Quantize(Pass[QuantizeOptions]):
             skipped=skipped,
             summary={**totals(work.units, plan), "bias_correction": corrected, **trial_figures(bench)},
             notes=notes,
+            headline=headline(work.units, plan),
             resolved=self.options.model_copy(update=decided),
         )
 

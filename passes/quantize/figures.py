@@ -18,7 +18,7 @@ def sites(units: Units, plan: Plan) -> tuple[Site, ...]:
     return tuple(Site(unit.name, f"{unit.kind.value} in integers") for unit in units.all if unit.name in plan.integer)
 
 
-def totals(units: Units, plan: Plan) -> dict[str, Json]:
+def totals(units: Units, plan: Plan) -> dict[str, int]:
     """How much became integer."""
     layers = [unit for unit in units.all if unit.kind in HEAVY]
     return {
@@ -27,6 +27,14 @@ def totals(units: Units, plan: Plan) -> dict[str, Json]:
         "integer_units": len(plan.integer),
         "units": len(units.all),
     }
+
+
+def headline(units: Units, plan: Plan) -> str:
+    """``9 of 10 layers in INT8, and 3 other nodes``."""
+    found = totals(units, plan)
+    others = int(found["integer_units"]) - int(found["integer_layers"])
+    rest = f", and {others} other nodes" if others else ""
+    return f"{found['integer_layers']} of {found['layers']} layers in INT8{rest}"
 
 
 def trial_figures(bench: Bench | None) -> dict[str, Json]:

@@ -174,6 +174,7 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
             summary=summary,
             notes=(*notes, *_refit_notes(refits)),
             oracle=oracle,
+            headline=_headline(summary),
             resolved=self.options.model_copy(update={"importance": self._importance(ctx)}),
         )
 
@@ -251,7 +252,7 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
         allowed = [layer for layer in layers if ctx.selection.allows(layer.node)]
         return compensate(original, removal, allowed, walk, ridges)
 
-    def _summary(self, channels: Channels, kept: Mapping[int, Indices]) -> dict[str, Json]:
+    def _summary(self, channels: Channels, kept: Mapping[int, Indices]) -> dict[str, float]:
         total = sum(group.size for group in channels.groups)
         removed = sum(group.size - len(kept[group.number]) for group in channels.groups if group.number in kept)
         return {
@@ -262,6 +263,12 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
             "channels": total,
             "channels_removed": removed,
         }
+
+
+def _headline(summary: Mapping[str, float]) -> str:
+    achieved, asked = (f"{100 * float(summary[key]):.0f} %" for key in ("ratio_achieved", "ratio_requested"))
+    channels = f"{summary['channels_removed']} of {summary['channels']} channels"
+    return f"{channels} cut ({achieved}; asked {asked}) in {summary['groups_cut']} of {summary['groups']} groups"
 
 
 def _reads_removed(removal: Removal) -> Callable[[Layer], bool]:
