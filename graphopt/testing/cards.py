@@ -1,7 +1,8 @@
 """The generated pages of the documentation: one card per pass, and the table of error codes.
 
 ``python -m graphopt.testing.cards`` writes them; a test compares them with the tree. A card is the docstring
-of the pass's class, under fixed headings as in ruff's rule pages, and the table of its options.
+of the pass's class, under fixed headings as in ruff's rule pages, and the table of its options. A pass made of rule
+families has the docstrings of its rules there too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from graphopt.errors import (
 )
 from graphopt.pipeline.contract import Pass, Safety
 from graphopt.pipeline.describe import describe
+from graphopt.pipeline.families import Family
+from graphopt.pipeline.family_pass import FamilyOptions
 from graphopt.pipeline.registry import Registry
 
 HEADINGS = (
@@ -39,6 +42,9 @@ HEADINGS = (
     "References",
 )
 """The headings of a card, in order; each is a line of the docstring, with its text indented below it."""
+
+RULE_HEADINGS = ("Pattern", "Conditions", "Proof", "Effect", "Refuses")
+"""What the docstring of a rule says, in order, after its first line; each begins a paragraph."""
 
 FAMILIES: dict[str, type[GraphoptError]] = {
     "2": UsageError,
@@ -88,7 +94,35 @@ def render_card(cls: type[Pass[Any]]) -> str:
         lines += [text] if text else []
         if heading == "Options":
             lines += ["", *_table(facts["options"])] if text else _table(facts["options"])
+    if issubclass(cls.Options, FamilyOptions):
+        lines += ["", "## Families and rules"]
+        for family in cls.Options.known():
+            lines += _family(family)
     return "\n".join(lines) + "\n"
+
+
+def rule_sections(doc: str) -> dict[str, str]:
+    """What a rule's docstring says: ``""`` → its first paragraph, then heading → text on one line."""
+    found: dict[str, list[str]] = {"": []}
+    current = found[""]
+    for line in inspect.cleandoc(doc).splitlines():
+        heading, colon, rest = line.partition(":")
+        if colon and heading in RULE_HEADINGS:
+            current = found.setdefault(heading, [])
+            line = rest
+        current.append(line.strip())
+    return {heading: " ".join(line for line in lines if line) for heading, lines in found.items()}
+
+
+def _family(family: Family) -> Iterator[str]:
+    yield from ("", f"### {family.name}", "")
+    yield f"{family.what[:1].upper()}{family.what[1:].rstrip('.')}."
+    if not family.default:
+        yield "Kept only where measuring shows that it pays."
+    for rule in family.rules:
+        told = rule_sections(rule.__doc__ or "")
+        yield from ("", f"#### `{rule.name}`", "", told.pop(""), "")
+        yield from (f"- **{heading}.** {text}" for heading, text in told.items())
 
 
 def _table(options: list[dict[str, str]]) -> Iterator[str]:
