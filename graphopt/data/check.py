@@ -70,6 +70,21 @@ def check_names(names: Iterable[str], interface: Interface, where: str) -> None:
     )
 
 
+def fed_defaults(interface: Interface, *sources: Iterable[Mapping[str, Any]] | None) -> frozenset[str]:
+    """Inputs with a default value for which some sample gives a value all the same.
+
+    Args:
+        interface: the model's inputs; without one that has a default, no sample is read.
+        sources: samples, or ``None`` where there are none.
+    """
+    names = {spec.name for spec in interface.overridable}
+    if not names:
+        return frozenset()
+    return frozenset(name for source in sources if source is not None for feed in source for name in feed).intersection(
+        names
+    )
+
+
 def _name_hint(missing: list[str], extra: list[str], allowed: list[str]) -> str:
     for name in extra:
         near = difflib.get_close_matches(name, missing or allowed, n=1, cutoff=0.5)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from graphopt.data.samples import Samples
 from graphopt.errors import GraphoptError, RuntimeFailure
+from graphopt.model.interface import Interface
 from graphopt.model.model import Model
 from graphopt.pipeline.contract import Broken, Pass, PassContext, PassOptions, PassResult, Safety
 from graphopt.pipeline.outcome import CheckResult
@@ -39,8 +40,18 @@ def structural_checks(
     yield _attempt("shapes", lambda: "; ".join(candidate.finish()))
     yield _ensured(rewrite, ctx, result)
     yield _checked(before, candidate)
-    same = candidate.interface == before.interface
-    yield CheckResult("interface", same, "" if same else _interface_difference(before, candidate))
+    expected = expected_interface(before.interface, result)
+    same = candidate.interface == expected
+    yield CheckResult("interface", same, "" if same else interface_difference(expected, candidate.interface))
+
+
+def expected_interface(before: Interface, result: PassResult) -> Interface:
+    """The interface after a pass: as before, less the inputs that it declares to have made constants.
+
+    An input without a default value cannot be left out, whatever the pass declares.
+    """
+    gone = set(result.dropped_inputs)
+    return replace(before, overridable=tuple(spec for spec in before.overridable if spec.name not in gone))
 
 
 def numeric_checks(
@@ -141,9 +152,10 @@ def _attempt(name: str, action: Callable[[], str | None]) -> CheckResult:
     return CheckResult(name, True, note or "")
 
 
-def _interface_difference(before: Model, after: Model) -> str:
+def interface_difference(before: Interface, after: Interface) -> str:
+    """What differs, in one line."""
     for kind in ("inputs", "outputs", "overridable"):
-        old, new = getattr(before.interface, kind), getattr(after.interface, kind)
+        old, new = getattr(before, kind), getattr(after, kind)
         if old != new:
             lost = [f"{s.name}: {s.shape}" for s in old if s not in new]
             got = [f"{s.name}: {s.shape}" for s in new if s not in old]

@@ -39,6 +39,7 @@ class PassManager:
         seed: for everything random.
         progress: where to report.
         time_budget: seconds each pass may spend on measuring.
+        fed: inputs with a default value for which the user's samples give values.
         tune_time: seconds all passes together may spend on finding out which rule families pay.
         validate: ``False``: run without comparing outputs where the source cannot be run.
         observers: called after each pass.
@@ -53,6 +54,7 @@ class PassManager:
     time_budget: float = 60.0
     tune_time: float = 120.0
     validate: bool = True
+    fed: frozenset[str] = frozenset()
     observers: tuple[Observer, ...] = ()
 
     def run(self, steps: Sequence[Step]) -> tuple[Stage, ...]:
@@ -112,6 +114,7 @@ class PassManager:
             time_budget=self.time_budget,
             feeds=self.grounds.feeds,
             tune_time=tune_time,
+            fed=self.fed,
         )
         try:
             rewrite.requires(ctx)

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from graphopt.data.samples import Samples
 from graphopt.errors import GraphoptError
 from graphopt.model.model import Model
+from graphopt.pipeline.checks import expected_interface, interface_difference
 from graphopt.pipeline.contract import Pass, PassOptions, Safety
 from graphopt.runtime.session import open_session
 from graphopt.runtime.target import Target
@@ -221,10 +222,12 @@ def _selection(subject: Subject) -> Iterator[str]:
 
 
 def _interface(subject: Subject) -> Iterator[str]:
-    """Inputs, outputs, metadata and papers stay; operator sets and IR version never go down."""
+    """Inputs (but those declared dropped), outputs and papers stay; operator sets and IR version never go down."""
     before, after = subject.source, subject.first.candidate
-    if before.interface != after.interface:
-        yield f"interface: {before.interface} became {after.interface}"
+    result = subject.first.result
+    expected = before.interface if result is None else expected_interface(before.interface, result)
+    if expected != after.interface:
+        yield f"interface: {interface_difference(expected, after.interface)}"
     if dict(before.metadata) != {k: v for k, v in after.metadata.items() if k in before.metadata}:
         yield "metadata: entries of metadata_props were lost or changed"
     if after.opset < before.opset or after.ir_version < before.ir_version:
