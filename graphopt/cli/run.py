@@ -117,6 +117,8 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
         observers=(_print_traceback,) if words["debug"] else (),
     )
     report = write_result(result, destination)
+    if report.output is None and destination.model.exists():
+        click.echo(f"warning: {destination.model} is of an earlier run and was left as it was", err=True)
     if words["as_json"]:
         click.echo(report.to_json(), nl=False)
     else:

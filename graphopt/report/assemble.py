@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +25,8 @@ from graphopt.report.build import (
 )
 from graphopt.report.schema import TIMED_WARNING, RecipeRecord, Report, Timings, Verdict, plain
 from graphopt.runtime.target import Target
-from graphopt.validation.gates import Gates
+from graphopt.validation.compare import Comparison
+from graphopt.validation.gates import FLOOR_DROP, FLOOR_SQNR_DB, Gates
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,8 @@ def _verdict(facts: RunFacts) -> Verdict:
         text = f"rolled back: {', '.join(lost)}; {rest} (--allow-rollback makes this exit 0)"
         return Verdict(exit_code=1, text=text, validated=validated)
     if not accepted.kept:
-        return Verdict(exit_code=0, text="nothing paid: the result is the source, unchanged", validated=validated)
+        why = "nothing paid" if any(_taken_back(s) for s in accepted.stages) else "there was nothing to change"
+        return Verdict(exit_code=0, text=f"{why}: the result is the source, unchanged", validated=validated)
     kept = ", ".join(s.outcome.name for s in accepted.kept)
     text = f"kept: {kept}" if validated else f"kept: {kept}; NOT VALIDATED: the source cannot be run"
     return Verdict(exit_code=0, text=text, validated=validated)
@@ -178,9 +181,27 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         for output in comparison.outputs
         if output.finite_share == 0.0
     ]
+    found += [text for provider, comparison in facts.accepted.comparisons for text in _ungated(facts.gates, comparison)]
     found += [
         f"{s.outcome.name} was dropped by a bug: {s.outcome.reason}; --debug shows the traceback"
         for s in facts.accepted.stages
         if _is_bug(s)
     ]
     return tuple(found)
+
+
+def _ungated(gates: Gates, comparison: Comparison) -> Iterator[str]:
+    """What a user would want to know of a result that no gate of accuracy stood in front of."""
+    if comparison.synthetic or gates.floor or gates.needs_samples:
+        return
+    before, after = comparison.reference_top1, comparison.candidate_top1
+    worst = comparison.worst
+    if before is not None and after is not None:
+        lost = 100 * (before - after)
+        if lost > FLOOR_DROP:
+            yield f"top-1 falls by {lost:.1f} points, and no gate was set on it: --max-drop 1 would refuse this"
+    elif worst is not None and worst.fidelity_db < FLOOR_SQNR_DB:
+        yield (
+            f"output {worst.name} is at {worst.fidelity_db:.1f} dB, and no gate was set on it: "
+            f"--min-sqnr {FLOOR_SQNR_DB:g} would refuse this"
+        )

@@ -208,3 +208,23 @@ def test_a_pass_that_raises_is_a_bug_and_the_rest_is_kept(cli: Cli, cnn: Path, t
     assert [e["code"] for e in report["errors"]] == ["GO-801"]
     assert "Traceback" not in done.err
     assert "seven of six" in cli(*words, "--overwrite", "--debug").err
+
+
+def test_a_collapse_that_no_gate_stood_in_front_of_is_said_aloud(cnn: Path, few: Path) -> None:
+    passes = ["prune-weights:sparsity=0.99"]
+    ungated = optimize(cnn, passes=passes, data=few, measure=False)
+    assert ungated.exit_code == 0
+    (said,) = [text for text in ungated.report.warnings if "no gate was set" in text]
+    assert "top-1 falls by" in said or "dB" in said
+    gated = optimize(cnn, passes=passes, data=few, measure=False, gates={"min_sqnr": -100.0})
+    assert not any("no gate was set" in text for text in gated.report.warnings)
+
+
+def test_an_older_output_beside_a_failed_gate_is_named(cli: Cli, cnn: Path, few: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    out.write_bytes(b"older")
+    words = ("--pass", "prune-weights:sparsity=0.99", "--data", few, "--min-sqnr", "60", "--no-measure", "--overwrite")
+    done = cli("run", cnn, "-o", out, *words)
+    assert done.code == 1, done.err
+    assert out.read_bytes() == b"older"
+    assert "of an earlier run" in done.err
