@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from graphopt.pipeline.contract import (
-    MEASURED,
+    TIMED_NOTE,
     Json,
     Pass,
     PassContext,
@@ -132,7 +132,7 @@ class FreezeInitializers(Pass[FreezeOptions]):
         gain = freezing_gain(ctx.model, names, ctx.feeds, ctx.target, max_seconds=ctx.time_budget)
         if gain is None:
             return (), {}
-        text = f"{MEASURED}{describe_gain(gain)} with the {len(names)} kept inputs frozen"
+        text = f"{TIMED_NOTE}{ctx.target.provider}: {describe_gain(gain)} with the {len(names)} kept inputs frozen"
         figures: dict[str, Json] = {
             "freezing_speedup": gain.ratio,
             "freezing_low_speedup": gain.low,

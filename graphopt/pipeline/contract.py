@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Json: TypeAlias = Union[str, int, float, bool, None, Sequence["Json"], Mapping[str, "Json"]]  # noqa: UP007 - recursive
 """A value that a report can hold."""
 
-MEASURED = "Measured: "
+TIMED_NOTE = "latency on "
 """Notes that a clock decided begin like this: two reports are compared without them."""
 
 

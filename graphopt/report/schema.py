@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from graphopt.pipeline.contract import MEASURED
+from graphopt.pipeline.contract import TIMED_NOTE
 
 SCHEMA_ID = "graphopt/report"
 SCHEMA_VERSION = 1
@@ -22,8 +22,8 @@ SCHEMA_VERSION = 1
 TIMED_SUFFIXES = ("_ms", "_seconds", "speedup")
 """Keys of figures that a clock decided end like this; ``without_timings`` drops them."""
 
-TIMED_WARNING = "latency on "
-"""Warnings that a clock decided begin like this; ``without_timings`` drops them too, and notes of ``MEASURED``."""
+TIMED_WARNING = TIMED_NOTE
+"""Warnings that a clock decided begin like this; ``without_timings`` drops them too, and such notes."""
 
 Json = Any
 """What JSON can hold; checked where it is put in, by ``plain``."""
@@ -317,7 +317,7 @@ def _untimed_pass(record: PassRecord) -> PassRecord:
         update={
             "seconds": None,
             "summary": _untimed(record.summary),
-            "notes": tuple(n for n in record.notes if not n.startswith(MEASURED)),
+            "notes": tuple(n for n in record.notes if not n.startswith(TIMED_NOTE)),
             "applied": tuple(s.model_copy(update={"figures": _untimed(s.figures)}) for s in record.applied),
             "checks": tuple(c.model_copy(update={"figures": _untimed(c.figures)}) for c in record.checks),
         }
