@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.pipeline.affine import Affine
 from graphopt.pipeline.contract import Safety, Site, Skip
+from graphopt.pipeline.linear import Change, read_layer, scaled_after
 from graphopt.pipeline.rules import Array, Rule, Scope, label
 
 _PRODUCERS = frozenset({"Conv", "ConvTranspose", "Gemm"})
-
-
-@dataclass(frozen=True)
-class _Affine:
-    """``y = scale · x + shift`` per channel; float64 vectors of one length."""
-
-    scale: Array
-    shift: Array
 
 
 class FoldBatchNorm(Rule):
@@ -55,15 +48,15 @@ class FoldBatchNorm(Rule):
         reason = _why_not(node, layer, scope)
         if reason is not None:
             return self.skip(node, reason)
-        affine = _affine(node, scope)
-        folded = None if affine is None else _folded(layer, affine, scope)
-        if folded is None:
+        change = _folded(node, layer, scope)
+        if change is None:
             return self.skip(node, f"the statistics do not fit the weights of {label(layer)}")
-        weight, bias = folded
-        if not (np.isfinite(weight).all() and np.isfinite(bias).all()):
-            return self.skip(node, f"the folded weights of {label(layer)} are not finite in {weight.dtype}")
-        site = self.site(node, f"folded into {layer.op} {label(layer)}", channels=int(bias.size))
-        _store(layer, weight, bias, scope)
+        if not change.finite:
+            return self.skip(
+                node, f"the folded weights of {label(layer)} are not finite in {change.layer.weight.dtype}"
+            )
+        site = self.site(node, f"folded into {layer.op} {label(layer)}", channels=change.layer.outputs)
+        change.store(scope)
         scope.bypass(node)
         return site
 
@@ -98,7 +91,7 @@ def _in_inference_mode(node: gs.Node, scope: Scope) -> bool:
     return outputs == 1 and bool(node.attrs.get("spatial", 1))
 
 
-def _affine(node: gs.Node, scope: Scope) -> _Affine | None:
+def _affine(node: gs.Node, scope: Scope) -> Affine | None:
     found = [scope.constant(node, index) for index in (1, 2, 3, 4)]
     values = [value.astype(np.float64) for value in found if value is not None and value.ndim == 1]
     if len(values) != 4 or len({v.size for v in values}) != 1:
@@ -108,56 +101,12 @@ def _affine(node: gs.Node, scope: Scope) -> _Affine | None:
     if not (spread > 0).all():
         return None
     factor = scale / np.sqrt(spread)
-    return _Affine(factor, bias - factor * mean)
+    return Affine(factor, bias - factor * mean)
 
 
-def _folded(layer: gs.Node, affine: _Affine, scope: Scope) -> tuple[Array, Array] | None:
-    """New weight and bias in the weight's type, or ``None`` where the channel counts disagree."""
-    weight, bias = scope.constant(layer, 1), scope.constant(layer, 2)
-    if weight is None:
+def _folded(node: gs.Node, layer: gs.Node, scope: Scope) -> Change | None:
+    """New weight and bias, or ``None`` where the channel counts disagree."""
+    affine, linear = _affine(node, scope), read_layer(layer, scope)
+    if affine is None or linear is None or affine.scale.size != linear.outputs:
         return None
-    factors = _weight_factors(layer, weight, affine.scale)
-    old = _bias_vector(layer, bias, affine.scale.size)
-    if factors is None or old is None:
-        return None
-    with np.errstate(over="ignore"):  # infinities are looked for by the caller
-        new_weight = (weight.astype(np.float64) * factors).astype(weight.dtype)
-        new_bias = (old * affine.scale + affine.shift).astype(weight.dtype)
-    return new_weight, new_bias
-
-
-def _weight_factors(layer: gs.Node, weight: Array, scale: Array) -> Array | None:
-    """``scale`` laid out to multiply the weight by broadcasting."""
-    if layer.op == "Gemm":
-        channels_first = bool(layer.attrs.get("transB", 0))
-        if weight.ndim != 2 or weight.shape[0 if channels_first else 1] != scale.size:
-            return None
-        return scale[:, None] if channels_first else scale[None, :]
-    tail = (1,) * (weight.ndim - 2)
-    if layer.op == "Conv":
-        return scale.reshape(-1, 1, *tail) if weight.shape[0] == scale.size else None
-    groups = int(layer.attrs.get("group", 1))
-    if groups * weight.shape[1] != scale.size or weight.shape[0] % groups:
-        return None
-    rows = np.repeat(scale.reshape(groups, weight.shape[1]), weight.shape[0] // groups, axis=0)
-    return rows.reshape(*rows.shape, *tail)
-
-
-def _bias_vector(layer: gs.Node, bias: Array | None, channels: int) -> Array | None:
-    """The layer's bias as a float64 vector, Gemm's ``beta`` included."""
-    if bias is None:
-        return np.zeros(channels)
-    if bias.size not in (1, channels) or (bias.ndim > 0 and bias.shape[-1] != bias.size):
-        return None
-    beta = float(layer.attrs.get("beta", 1.0)) if layer.op == "Gemm" else 1.0
-    return np.broadcast_to(bias.astype(np.float64).reshape(-1) * beta, (channels,))
-
-
-def _store(layer: gs.Node, weight: Array, bias: Array, scope: Scope) -> None:
-    scope.editor.set_constant(layer, 1, weight)
-    if scope.input(layer, 2) is not None:
-        scope.editor.set_constant(layer, 2, bias)
-    else:
-        scope.editor.set_input(layer, 2, scope.editor.add_constant(f"{label(layer)}.bias", bias))
-    if layer.op == "Gemm" and "beta" in layer.attrs:
-        scope.editor.set_attr(layer, "beta", None)
+    return scaled_after(linear, affine)
