@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from graphopt.analysis.costs import NodeCost, node_costs
 from graphopt.model.interface import TensorSpec
 from graphopt.model.model import Model
 
@@ -27,6 +28,7 @@ class Inventory:
         metadata: the model's own metadata keys.
         quantized: whether it holds QuantizeLinear or DequantizeLinear.
         bodies: nodes inside If, Loop and Scan bodies.
+        layers: the nodes that multiply matrices or hold weights, in graph order.
     """
 
     inputs: tuple[str, ...]
@@ -41,6 +43,12 @@ class Inventory:
     metadata: tuple[str, ...]
     quantized: bool
     bodies: int
+    layers: tuple[NodeCost, ...]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the top-level graph; a dimension known only at run time counts as 1."""
+        return sum(layer.macs for layer in self.layers)
 
     def as_dict(self) -> dict[str, Any]:
         """The figures as JSON can hold them."""
@@ -48,17 +56,23 @@ class Inventory:
             **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()},
             "ops": dict(self.ops),
             "opsets": dict(self.opsets),
+            "layers": [vars(layer) for layer in self.layers],
+            "macs": self.macs,
         }
 
-    def lines(self) -> list[str]:
-        """The figures as lines for a terminal."""
+    def lines(self, *, layers: bool = False) -> list[str]:
+        """The figures as lines for a terminal; with ``layers``, one line for each of them too."""
         lines = [f"input   {text}" for text in self.inputs] + [f"output  {text}" for text in self.outputs]
         lines.append(f"opset   {', '.join(f'{d} {v}' for d, v in self.opsets)}, IR {self.ir_version}")
         inside = f", {self.bodies} more in subgraph bodies" if self.bodies else ""
         lines.append(f"nodes   {self.nodes:,}{inside}")
         lines.append(f"weights {self.parameters:,} parameters, {self.weight_bytes / 1e6:,.2f} MB")
+        lines.append(f"work    {self.macs:,} multiply-adds (open dimensions taken as 1)")
         width = max((len(op) for op, _ in self.ops), default=0)
         lines += [f"  {op:<{width}} {count:>6,}" for op, count in self.ops]
+        if layers:
+            lines += [f"  {'layer':<48} {'operator':<14} {'parameters':>12} {'multiply-adds':>15}"]
+            lines += [f"  {c.name:<48} {c.op:<14} {c.parameters:>12,} {c.macs:>15,}" for c in self.layers]
         if self.metadata:
             lines.append(f"metadata keys: {', '.join(self.metadata)}")
         if self.quantized:
@@ -89,6 +103,7 @@ def inventory(model: Model) -> Inventory:
         metadata=tuple(sorted(model.metadata)),
         quantized=any(op in ("QuantizeLinear", "DequantizeLinear") for op in ops),
         bodies=bodies,
+        layers=tuple(cost for cost in node_costs(model) if cost.macs or cost.parameters),
     )
 
 

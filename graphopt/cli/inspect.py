@@ -16,10 +16,10 @@ from graphopt.model.model import Model
 @click.argument("model", type=MODEL)
 @output_options
 def command(model: Path, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
-    """Say what MODEL is made of: interface, op types, weights, multiply-adds, and what graphopt would leave alone."""
+    """Say what MODEL is made of: interface, op types, weights, multiply-adds; with -v each layer by its name."""
     facts = inventory(Model.open(model))
     if as_json:
         click.echo(json.dumps(facts.as_dict(), indent=2))
         return
-    for line in facts.lines():
+    for line in facts.lines(layers=verbose):
         click.echo(line)
