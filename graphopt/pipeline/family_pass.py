@@ -17,9 +17,6 @@ from graphopt.pipeline.rules import Limits, Scope
 from graphopt.pipeline.selection import Selection
 from graphopt.runtime.latency import PairedLatency
 
-MEASURED = "Measured: "
-"""Notes that a clock decided begin like this; two reports are compared without them."""
-
 
 class FamilyOptions(PassOptions):
     """Options of a pass made of rule families."""
@@ -164,7 +161,8 @@ def notes(choice: Choice | None, provider: str) -> Iterator[str]:
     if choice.own is not None:
         what = "nothing is kept, since all of it together runs" if slower else "together"
         own = choice.own
-        yield f"{TIMED_NOTE}{provider}: {what} {own.ratio:.2f}x [{own.low:.2f}, {own.high:.2f}] as fast as your own file"
+        speed = f"{own.ratio:.2f}x [{own.low:.2f}, {own.high:.2f}]"
+        yield f"{TIMED_NOTE}{provider}: {what} {speed} as fast as your own file"
 
 
 def _listed(what: str, tried: Sequence[Tried]) -> Iterator[str]:
