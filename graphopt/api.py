@@ -13,6 +13,7 @@ import onnx
 from pydantic import ValidationError
 
 from graphopt.data.callable import load_function
+from graphopt.data.check import fed_defaults
 from graphopt.data.preprocess import Preprocess
 from graphopt.data.readers import read_samples
 from graphopt.data.samples import Feed, Samples, split
@@ -48,8 +49,8 @@ from graphopt.validation.gates import Gates, require_samples
 ModelSource = str | os.PathLike[str] | onnx.ModelProto | Model
 SampleSource = str | os.PathLike[str] | Sequence[Feed] | Callable[[], Iterable[Feed]]
 
-DEFAULT_PASSES = ("simplify", "quantize")
-"""What runs without a recipe."""
+DEFAULT_PASSES = ("freeze-initializers", "simplify", "quantize")
+"""What runs without a recipe. Freezing comes first: simplify cannot fold what a caller may override."""
 CHECK_FEEDS = 4
 """Each pass is checked numerically on at most this many feeds."""
 
@@ -108,6 +109,8 @@ def optimize(
     gates: Gates | Mapping[str, object] | None = None,
     target: Target | None = None,
     seed: int | None = None,
+    freeze_initializers: bool | None = None,
+    dequantize_constants: bool = False,
     dims: Mapping[str, int] | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     validate: bool = True,
@@ -135,6 +138,10 @@ def optimize(
         gates: what the result must hold; those of the recipe are overridden one by one.
         target: providers and threads; default: the recipe's, else the CPU provider with one thread.
         seed: for everything random; default: the recipe's, else 0.
+        freeze_initializers: initializers that are also inputs: ``True`` makes them constants, ``False`` leaves them,
+            ``None`` decides by whether every weight is listed. For the default run only.
+        dequantize_constants: fold weights behind DequantizeLinear to float, which makes the file grow. For the default
+            run only.
         dims: values of dynamic dimensions in synthetic inputs.
         shapes: whole shapes of synthetic inputs, by input name.
         validate: ``False``: run approximate passes on a model that cannot be run here.
@@ -170,7 +177,7 @@ def optimize(
         progress=progress or Silent(),
         observers=tuple(observers),
     )
-    return _Run(model, _plan(recipe, passes), settings).result()
+    return _Run(model, _plan(recipe, passes, freeze_initializers, dequantize_constants), settings).result()
 
 
 @dataclass(frozen=True)
@@ -190,7 +197,16 @@ class _Plan:
     named: bool
 
 
-def _plan(recipe: Recipe | str | os.PathLike[str] | None, passes: Sequence[str | Pass[Any]]) -> _Plan:
+def _plan(
+    recipe: Recipe | str | os.PathLike[str] | None,
+    passes: Sequence[str | Pass[Any]],
+    freeze: bool | None,
+    dequantize: bool,
+) -> _Plan:
+    if (recipe is not None or passes) and (freeze is not None or dequantize):
+        what = "--freeze-initializers, --keep-overridable and --dequantize-constants are about the default run"
+        hint = "name the pass freeze-initializers or dequantize-constants, or leave it out"
+        raise UsageError("GO-201", what, hint=hint)
     if recipe is not None and passes:
         raise UsageError("GO-201", "a recipe and --pass exclude each other", hint="put the pass into the recipe")
     registry = Registry.discover()
@@ -199,11 +215,28 @@ def _plan(recipe: Recipe | str | os.PathLike[str] | None, passes: Sequence[str |
         check_order(steps)
         return _Plan(Recipe.of(entry_of(step.rewrite) for step in steps), "", steps, named=True)
     if recipe is None:
-        default = Recipe.of(PassEntry(name=name) for name in DEFAULT_PASSES)
-        return _Plan(default, "", build_steps(default.passes, registry, named=False), named=False)
+        steps = _default_steps(registry, freeze, dequantize)
+        return _Plan(Recipe.of(entry_of(step.rewrite) for step in steps), "", steps, named=False)
     name = "" if isinstance(recipe, Recipe) else str(recipe)
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
     return _Plan(loaded, name, build_steps(loaded.passes, registry, named=True), named=True)
+
+
+def _default_steps(registry: Registry, freeze: bool | None, dequantize: bool) -> tuple[Step, ...]:
+    """The default run; what the user asked for by a flag counts as named."""
+    asked = {"dequantize-constants"} if dequantize else set()
+    asked |= {"freeze-initializers"} if freeze else set()
+    names = [name for name in DEFAULT_PASSES if name != "freeze-initializers" or freeze is not False]
+    names = ["dequantize-constants", *names] if dequantize else names
+    # Naming the pass freezes every listed initializer; the default run only where all weights are listed.
+    options = {} if freeze else {"freeze-initializers": {"partial": False}}
+    return tuple(
+        step
+        for name in names
+        for step in build_steps(
+            [PassEntry.model_validate({"name": name, **options.get(name, {})})], registry, named=name in asked
+        )
+    )
 
 
 def _step(one: str | Pass[Any], registry: Registry) -> Step:
@@ -245,6 +278,7 @@ class _Run:
             time_budget=self.settings.max_seconds if self.settings.measure else 0.0,
             tune_time=self.settings.tune_time,
             validate=self.settings.validate,
+            fed=fed_defaults(self.source.interface, self.calibration, self.evaluation),
             observers=self.settings.observers,
         )
         stages = manager.run(self.plan.steps)

@@ -23,7 +23,7 @@ from graphopt.cli.options import (
 from graphopt.cli.progress import make_progress
 from graphopt.cli.target import make_target
 from graphopt.cli.write import Destination, plan_outputs, write_result
-from graphopt.errors import LimitError
+from graphopt.errors import LimitError, UsageError
 from graphopt.pipeline.outcome import Stage
 from graphopt.report.terminal import print_report
 
@@ -31,7 +31,7 @@ from graphopt.report.terminal import print_report
 @click.command("run")
 @click.argument("models", nargs=-1, required=True, type=MODEL)
 @click.option("-o", "--output", required=True, type=MODEL, help="The model to write; a folder for several models.")
-@click.option("-r", "--recipe", type=MODEL, help="Recipe file (TOML).")
+@click.option("-r", "--recipe", type=MODEL, help="Recipe (TOML), or the report of an earlier run to repeat it.")
 @click.option(
     "--pass",
     "passes",
@@ -50,6 +50,11 @@ from graphopt.report.terminal import print_report
 @click.option("--allow-slower", is_flag=True, help="Keep passes that make the model slower.")
 @click.option("--allow-rollback", is_flag=True, help="Exit 0 although a named pass was rolled back.")
 @click.option("--no-validate", is_flag=True, help="Run approximate passes on a model that cannot be run here.")
+@click.option("--freeze-initializers", is_flag=True, help="Make constants of initializers that are also inputs.")
+@click.option("--keep-overridable", is_flag=True, help="Leave initializers that are also inputs as they are.")
+@click.option(
+    "--dequantize-constants", is_flag=True, help="Fold weights behind DequantizeLinear to float; the file grows."
+)
 @click.option("--no-measure", is_flag=True, help="Time nothing; passes keep their defaults.")
 @click.option(
     "--measure-seconds",
@@ -106,6 +111,8 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
         gates=gates or None,
         target=make_target(words["providers"], words["threads"], words["custom_op_libraries"]),
         seed=words["seed"],
+        freeze_initializers=_freezing(words),
+        dequantize_constants=words["dequantize_constants"],
         dims=parse_dims(words["dims"]),
         shapes=parse_shapes(words["shapes"]),
         validate=not words["no_validate"],
@@ -124,6 +131,13 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
     else:
         print_report(report, report_path=str(destination.report), verbose=words["verbose"])
     return result.exit_code
+
+
+def _freezing(words: dict[str, Any]) -> bool | None:
+    """What the user said about initializers that are also inputs; ``None``: nothing."""
+    if words["freeze_initializers"] and words["keep_overridable"]:
+        raise UsageError("GO-201", "--freeze-initializers and --keep-overridable exclude each other")
+    return True if words["freeze_initializers"] else False if words["keep_overridable"] else None
 
 
 class _Expired(BaseException):

@@ -168,8 +168,8 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         s.outcome.step.rewrite.safety.value == "approximate" for s in facts.accepted.kept
     ):
         found.append("fidelity not gated: there are no held-back samples")
-    if facts.source.interface.overridable:
-        names = [spec.name for spec in facts.source.interface.overridable]
+    if left := facts.accepted.model.interface.overridable:
+        names = [spec.name for spec in left]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
         found.append(f"{len(names)} initializers are also graph inputs and were left alone: {shown}")
     found += [
