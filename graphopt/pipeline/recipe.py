@@ -8,6 +8,7 @@ that measuring made; it prints itself back and re-runs to the same bytes.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def parse_recipe(text: str, where: str) -> Recipe:
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read a recipe file.
+    """Read a recipe file, or the resolved recipe that a report (JSON) holds.
 
     Raises:
         UsageError: GO-204, unreadable or invalid.
@@ -129,7 +130,19 @@ def load_recipe(path: Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("GO-204", "cannot read the recipe", where=str(path), why=str(error)) from error
-    return parse_recipe(text, str(path))
+    return parse_recipe(_of_report(text, path) if path.suffix == ".json" else text, str(path))
+
+
+def _of_report(text: str, path: Path) -> str:
+    try:
+        return str(json.loads(text)["recipe"]["toml"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            "GO-204",
+            "this JSON file holds no recipe",
+            where=str(path),
+            hint="give a recipe in TOML, or a report that graphopt run wrote",
+        ) from error
 
 
 def parse_pass(text: str) -> PassEntry:

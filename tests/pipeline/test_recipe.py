@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from graphopt.errors import UsageError
-from graphopt.pipeline.recipe import Recipe, build_steps, parse_pass, parse_recipe
+from graphopt.pipeline.recipe import Recipe, build_steps, load_recipe, parse_pass, parse_recipe
 from graphopt.pipeline.registry import Registry
 
 TEXT = """
@@ -112,3 +115,18 @@ def test_quantize_before_remove_channels_is_an_impossible_order() -> None:
         build_steps(recipe.passes, Registry.discover(), named=True)
     assert caught.value.code == "GO-205"
     assert "move remove-channels up" in str(caught.value.hint)
+
+
+def test_a_report_stands_for_its_resolved_recipe(tmp_path: Path) -> None:
+    toml = 'version = 1\nseed = 3\n\n[[pass]]\nname = "simplify"\n'
+    report = tmp_path / "out.graphopt.json"
+    report.write_text(json.dumps({"recipe": {"toml": toml}}))
+    assert load_recipe(report) == parse_recipe(toml, "")
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "not json", '{"recipe": null}'])
+def test_a_json_file_without_a_recipe_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="GO-204|no recipe"):
+        load_recipe(path)
