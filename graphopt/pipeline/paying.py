@@ -152,7 +152,14 @@ class Choice:
     seconds: float
 
 
-def choose(defaults: Mapping[str, bool], build: Build, bench: Bench, *, seconds: float) -> Choice:
+def choose(
+    defaults: Mapping[str, bool],
+    build: Build,
+    bench: Bench,
+    *,
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Choice:
     """Find the families to keep.
 
     Args:
@@ -160,21 +167,25 @@ def choose(defaults: Mapping[str, bool], build: Build, bench: Bench, *, seconds:
         build: writes a model with some of them.
         bench: checks and times.
         seconds: when the last measurement may begin; 0: nothing is timed, and the defaults decide.
+        clock: what is read for it, in seconds.
 
     Raises:
         RuntimeFailure: GO-603 or GO-604, the user's own file does not open or run.
     """
-    return _Search(dict(defaults), build, bench, seconds).run()
+    return _Search(dict(defaults), build, bench, seconds, clock).run()
 
 
 class _Search:
     """One search; ``allowed`` shrinks, ``current`` is the model written with it."""
 
-    def __init__(self, defaults: Mapping[str, bool], build: Build, bench: Bench, seconds: float) -> None:
+    def __init__(
+        self, defaults: Mapping[str, bool], build: Build, bench: Bench, seconds: float, clock: Callable[[], float]
+    ) -> None:
         self._defaults = defaults
         self._build = build
         self._bench = bench
-        self._started = time.perf_counter()
+        self._clock = clock
+        self._started = clock()
         self._seconds = seconds
         self._tried: dict[str, Tried] = {}
 
@@ -192,10 +203,10 @@ class _Search:
         nothing = current is None or (own is not None and own.slower)
         kept = () if nothing or current is None else current.fired
         tried = tuple(self._last_word(name, kept) for name in self._defaults if name in self._tried)
-        return Choice(kept, tried, own, time.perf_counter() - self._started)
+        return Choice(kept, tried, own, self._clock() - self._started)
 
     def _left(self) -> float:
-        return self._seconds - (time.perf_counter() - self._started)
+        return self._seconds - (self._clock() - self._started)
 
     def _last_word(self, name: str, kept: Sequence[str]) -> Tried:
         found = self._tried[name]
