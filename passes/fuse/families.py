@@ -5,10 +5,22 @@ from __future__ import annotations
 from graphopt.passes.fuse.absorb_pad import AbsorbPad
 from graphopt.passes.fuse.compose_transposes import ComposeTransposes
 from graphopt.passes.fuse.compose_views import ComposeViews
+from graphopt.passes.fuse.gate_add import GateAdd
+from graphopt.passes.fuse.scale_shift_after import ScaleShiftAfter
+from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
+from graphopt.passes.fuse.scale_through_shift import ScaleThroughShift
+from graphopt.passes.simplify.fold_batchnorm import FoldBatchNorm
 from graphopt.pipeline.families import Family
 
 FAMILIES: tuple[Family, ...] = (
     Family("pads", "Conv and pools pad for themselves", (AbsorbPad,)),
     Family("views", "chains of reshapes and transposes become one", (ComposeTransposes, ComposeViews)),
+    Family("gate", "a tensor added to its own gated form becomes one product", (GateAdd,)),
+    # After activations and norms: those end in a scale that would be taken from them.
+    Family(
+        "scale-shift",
+        "constant scales and shifts go into the weights and biases around them",
+        (ScaleShiftAfter, FoldBatchNorm, ScaleShiftBefore, ScaleThroughShift),
+    ),
 )
 """In the order in which their rules are tried at a node."""
