@@ -8,6 +8,7 @@ from graphopt.passes.fuse.compose_views import ComposeViews
 from graphopt.passes.fuse.gate_add import GateAdd
 from graphopt.passes.fuse.hard_sigmoid import HardSigmoid
 from graphopt.passes.fuse.hard_swish import HardSwish
+from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
 from graphopt.passes.fuse.scale_shift_after import ScaleShiftAfter
 from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
 from graphopt.passes.fuse.scale_through_shift import ScaleThroughShift
@@ -25,5 +26,6 @@ FAMILIES: tuple[Family, ...] = (
         "constant scales and shifts go into the weights and biases around them",
         (ScaleShiftAfter, FoldBatchNorm, ScaleShiftBefore, ScaleThroughShift),
     ),
+    Family("duplicates", "equal subexpressions are computed once", (MergeDuplicates,)),
 )
 """In the order in which their rules are tried at a node."""
