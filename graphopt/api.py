@@ -49,7 +49,7 @@ from graphopt.validation.gates import Gates, require_samples
 ModelSource = str | os.PathLike[str] | onnx.ModelProto | Model
 SampleSource = str | os.PathLike[str] | Sequence[Feed] | Callable[[], Iterable[Feed]]
 
-DEFAULT_PASSES = ("freeze-initializers", "simplify", "quantize")
+DEFAULT_PASSES = ("freeze-initializers", "simplify", "fuse", "quantize")
 """What runs without a recipe. Freezing comes first: simplify cannot fold what a caller may override."""
 CHECK_FEEDS = 4
 """Each pass is checked numerically on at most this many feeds."""
@@ -127,8 +127,8 @@ def optimize(
         model: a path, a ``ModelProto`` or a ``Model``; never changed.
         recipe: a ``Recipe`` or the path of one (TOML).
         passes: instead of a recipe: passes in order, each as on the command line (``"prune-weights:sparsity=0.5"``)
-            or an instance of one. Without both: simplify, then quantize where there are samples, under the default
-            gates.
+            or an instance of one. Without both: freeze-initializers (where every weight is listed among the inputs),
+            simplify, fuse, then quantize where there are samples, under the default gates.
         data: samples, split by ``seed`` into calibration and held-back evaluation: a path (npz, folder of npz, folder
             of pictures), ``"module:function"``, a sequence of feeds or a callable.
         calib: instead of ``data``: calibration samples.
@@ -278,7 +278,7 @@ class _Run:
             time_budget=self.settings.max_seconds if self.settings.measure else 0.0,
             tune_time=self.settings.tune_time,
             validate=self.settings.validate,
-            fed=fed_defaults(self.source.interface, self.calibration, self.evaluation),
+            fed=fed_defaults(self.source.interface, self.evaluation),
             observers=self.settings.observers,
         )
         stages = manager.run(self.plan.steps)

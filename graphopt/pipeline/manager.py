@@ -9,9 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 
 from graphopt.analysis.cache import Analyses
+from graphopt.data.check import fed_defaults
 from graphopt.data.samples import Samples
 from graphopt.errors import GraphoptError, InternalError, PassError, RuntimeFailure, SampleError, UsageError
 from graphopt.model.model import Model
@@ -39,7 +41,7 @@ class PassManager:
         seed: for everything random.
         progress: where to report.
         time_budget: seconds each pass may spend on measuring.
-        fed: inputs with a default value for which the user's samples give values.
+        fed: inputs with a default value for which samples that the manager does not see give values.
         tune_time: seconds all passes together may spend on finding out which rule families pay.
         validate: ``False``: run without comparing outputs where the source cannot be run.
         observers: called after each pass.
@@ -80,6 +82,10 @@ class PassManager:
                 observe(stage)
         return tuple(stages)
 
+    @cached_property
+    def _all_fed(self) -> frozenset[str]:
+        return self.fed | fed_defaults(self.source.interface, self.samples, self.grounds.feeds)
+
     def _transaction(self, step: Step, model: Model, analyses: Analyses, tune_time: float) -> tuple[Stage, Analyses]:
         started = time.perf_counter()
         candidate = model.clone()
@@ -114,7 +120,7 @@ class PassManager:
             time_budget=self.time_budget,
             feeds=self.grounds.feeds,
             tune_time=tune_time,
-            fed=self.fed,
+            fed=self._all_fed,
         )
         try:
             rewrite.requires(ctx)

@@ -204,6 +204,7 @@ ALL: dict[str, Builder] = {
         formats.opset8,
         formats.ir3,
         formats.overridable,
+        formats.listed_weights,
         formats.documented,
     )
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
@@ -108,6 +110,24 @@ def overridable(seed: int = 0) -> onnx.ModelProto:
     return draft.model("overridable")
 
 
+def listed_weights(seed: int = 0, *, blocks: int = 2, size: int = 8, left_out: int = 0) -> onnx.ModelProto:
+    """IR 4 with every initializer among the inputs, as exporters kept doing after IR 3; input ``[1, 32, size, size]``.
+
+    Args:
+        seed: of the weights.
+        blocks: Conv 3x3 32 → 32, BatchNormalization, Relu; as many of them.
+        size: height and width, in pixels.
+        left_out: how many initializers, counted from the first, are not among the inputs.
+    """
+    draft = Draft(seed, opset=9, ir_version=4)
+    x = draft.input("input", [1, 32, size, size])
+    for index in range(blocks):
+        x = draft.conv_bn_relu(x, "output" if index == blocks - 1 else f"block{index}", 32, 32)
+    draft.output(x, [1, 32, size, size])
+    _list_weights(draft, draft.initializers[left_out:])
+    return draft.model("listed_weights")
+
+
 def documented(seed: int = 0) -> onnx.ModelProto:
     """Metadata, doc strings, producer and value_info that a rewrite must not lose; input ``[2, 16]``."""
     draft = Draft(seed)
@@ -129,6 +149,6 @@ def documented(seed: int = 0) -> onnx.ModelProto:
     return proto
 
 
-def _list_weights(draft: Draft) -> None:
-    for tensor in draft.initializers:
+def _list_weights(draft: Draft, tensors: Sequence[onnx.TensorProto] | None = None) -> None:
+    for tensor in draft.initializers if tensors is None else tensors:
         draft.input(tensor.name, list(tensor.dims), tensor.data_type)

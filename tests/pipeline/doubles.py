@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 
@@ -104,6 +106,47 @@ class RenamesOutput(Pass[PassOptions]):
     def run(self, ctx: PassContext) -> PassResult:
         ctx.model.graph.outputs[0].name = "other"
         return PassResult(True)
+
+
+class Freezes(Pass[PassOptions]):
+    """Makes the one overridable input of the model a constant, and says so."""
+
+    name, code, safety = "freezes", "TST", Safety.ROUNDING
+    declared: tuple[str, ...] = ("free.weight",)
+
+    def run(self, ctx: PassContext) -> PassResult:
+        tensor = ctx.editor.tensor("free.weight")
+        assert tensor is not None
+        ctx.editor.freeze_input(tensor)
+        return PassResult(True, applied=(Site("free.weight", "frozen"),), dropped_inputs=self.declared)
+
+
+class FreezesInSilence(Freezes):
+    """Makes it a constant without saying so."""
+
+    name, declared = "freezes-in-silence", ()
+
+
+class DeclaresWhatItKeeps(Scale):
+    """Says that an input is gone which is still there."""
+
+    name, factor = "declares-what-it-keeps", 1.0 + 2.0**-22
+
+    def run(self, ctx: PassContext) -> PassResult:
+        return replace(super().run(ctx), dropped_inputs=("free.weight",))
+
+
+class DropsAnInput(Freezes):
+    """Declares that an input without a default value is gone, and takes it off."""
+
+    name, declared = "drops-an-input", ("free.weight", "input")
+
+    def run(self, ctx: PassContext) -> PassResult:
+        result = super().run(ctx)
+        node = next(n for n in ctx.editor.nodes() if any(t.name == "input" for t in n.inputs))
+        ctx.editor.set_input(node, 0, ctx.editor.add_constant("fixed", np.ones((2, 16), np.float32)))
+        ctx.model.graph.inputs = []
+        return result
 
 
 class WrongShape(Pass[PassOptions]):

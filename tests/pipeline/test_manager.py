@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from graphopt.data.samples import Samples
 from graphopt.errors import RuntimeFailure, SampleError, UsageError
 from graphopt.model.model import Model
 from graphopt.pipeline.checks import Grounds
-from graphopt.pipeline.contract import Pass, PassOptions
+from graphopt.pipeline.contract import Pass, PassContext, PassOptions
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.outcome import OutcomeKind
 from graphopt.pipeline.recipe import Step
 from graphopt.runtime.target import Target
 from graphopt.testing.builders import conv_bn_relu
+from graphopt.testing.formats import overridable
 
 from . import doubles
 from .doubles import manager, step
@@ -42,6 +45,38 @@ def test_each_kind_of_pass_ends_as_it_must(cls: type[Pass[PassOptions]], kind: O
     assert reason in stage.outcome.reason
     assert run.source.fingerprint() == before
     assert (stage.model.fingerprint() == before) == (kind is not OutcomeKind.APPLIED)
+
+
+@pytest.mark.parametrize(
+    ("cls", "kind"),
+    [
+        (doubles.Freezes, OutcomeKind.APPLIED),
+        (doubles.FreezesInSilence, OutcomeKind.ROLLED_BACK),
+        (doubles.DeclaresWhatItKeeps, OutcomeKind.ROLLED_BACK),
+        (doubles.DropsAnInput, OutcomeKind.ROLLED_BACK),
+    ],
+)
+def test_exactly_the_inputs_that_a_pass_declares_frozen_may_be_gone(
+    cls: type[Pass[PassOptions]], kind: OutcomeKind
+) -> None:
+    (stage,) = manager(overridable()).run([step(cls)])
+    assert stage.outcome.kind is kind, stage.outcome.reason
+    assert kind is OutcomeKind.APPLIED or "interface check" in stage.outcome.reason
+
+
+def test_the_manager_tells_passes_which_defaults_the_samples_override() -> None:
+    seen: list[frozenset[str]] = []
+
+    class Looks(doubles.Refuses):
+        def requires(self, ctx: PassContext) -> None:
+            seen.append(ctx.fed)
+            super().requires(ctx)
+
+    feed = {"input": np.ones((2, 16), np.float32)}
+    given = {**feed, "free.weight": np.ones((16, 32), np.float32)}
+    for samples in (None, Samples.of([feed]), Samples.of([feed, given])):
+        manager(overridable(), samples).run([step(Looks)])
+    assert seen == [frozenset(), frozenset(), frozenset({"free.weight"})]
 
 
 def test_a_failed_pass_is_taken_back_and_the_rest_still_runs() -> None:
