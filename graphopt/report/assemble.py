@@ -164,6 +164,8 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         found.append(f"not validated: {facts.grounds.why_not}")
     elif facts.grounds.feeds.synthetic:
         found.append("checked on seeded synthetic inputs: give --data for real ones")
+    if not facts.named and facts.calibration is None:
+        found.append("INT8 was left out: a folder of samples (--data) would allow it")
     if facts.evaluation is None and any(
         s.outcome.step.rewrite.safety.value == "approximate" for s in facts.accepted.kept
     ):

@@ -113,7 +113,7 @@ class Quantize(Pass[QuantizeOptions]):
     code: ClassVar[str] = "QNT"
     safety: ClassVar[Safety] = Safety.APPROXIMATE
     Options: ClassVar[type[PassOptions]] = QuantizeOptions
-    after: ClassVar[tuple[str, ...]] = ("simplify", "prune-weights", "remove-channels")
+    after: ClassVar[tuple[str, ...]] = ("simplify", "prune-weights", "remove-channels", "fuse")
     needs_samples: ClassVar[bool] = True
 
     def requires(self, ctx: PassContext) -> None:
