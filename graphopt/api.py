@@ -227,7 +227,8 @@ def _default_steps(registry: Registry, freeze: bool | None, dequantize: bool) ->
     asked = {"dequantize-constants"} if dequantize else set()
     asked |= {"freeze-initializers"} if freeze else set()
     names = [name for name in DEFAULT_PASSES if name != "freeze-initializers" or freeze is not False]
-    names = ["dequantize-constants", *names] if dequantize else names
+    if dequantize:
+        names.insert(names.index("simplify"), "dequantize-constants")
     # Naming the pass freezes every listed initializer; the default run only where all weights are listed.
     options = {} if freeze else {"freeze-initializers": {"partial": False}}
     return tuple(
