@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from graphopt.model.model import Model
 from graphopt.pipeline.contract import TIMED_NOTE, Json, Pass, PassContext, PassOptions, PassResult, Site, Skip
-from graphopt.pipeline.families import Family, apply_families
+from graphopt.pipeline.families import ROUNDS, Family, apply_families
 from graphopt.pipeline.paying import Candidate, Choice, SessionBench, Tried, choose
 from graphopt.pipeline.rules import Limits, Scope
 from graphopt.pipeline.selection import Selection
@@ -104,7 +104,6 @@ class FamilyPass(Pass[OptionsT]):
             selection = Selection.of(model, self.options.only, self.options.skip)
             written = self._write(model, selection, families, names, ctx)
             if written.fired:
-                model.finish()
                 model.check()
             return Candidate(model, written.fired)
 
@@ -115,10 +114,18 @@ class FamilyPass(Pass[OptionsT]):
     def _write(
         self, model: Model, selection: Selection, families: Sequence[Family], names: Sequence[str], ctx: PassContext
     ) -> _Written:
-        """Apply the families called ``names`` to ``model``, in place."""
+        """Apply the families called ``names`` to ``model``, in place, and tidy it."""
         applied = [family for family in families if family.name in names]
-        scope = Scope(model, selection, Limits(0), target=ctx.target)
-        sites, skips = apply_families(scope, applied)
+        held = model.editor.nodes()  # the selection knows nodes by id: none of them may be freed and its id taken
+        sites: list[Site] = []
+        for _ in range(ROUNDS):
+            done, skips = apply_families(Scope(model, selection, Limits(0), target=ctx.target), applied)
+            if not done:
+                break
+            sites += done
+            # Rules look at shapes, and those of new tensors are known only now.
+            model.finish()
+        held.clear()
         rules = {site.rule for site in sites}
         fired = tuple(f.name for f in applied if any(rule.name in rules for rule in f.rules))
         return _Written(model, tuple(sites), tuple(skips), fired)

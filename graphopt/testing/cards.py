@@ -43,7 +43,7 @@ HEADINGS = (
 )
 """The headings of a card, in order; each is a line of the docstring, with its text indented below it."""
 
-RULE_HEADINGS = ("Pattern", "Conditions", "Proof", "Effect", "Refuses")
+RULE_HEADINGS = ("Pattern", "Conditions", "Proof", "Effect", "Refuses", "Source")
 """What the docstring of a rule says, in order, after its first line; each begins a paragraph."""
 
 FAMILIES: dict[str, type[GraphoptError]] = {
