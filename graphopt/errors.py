@@ -48,6 +48,7 @@ CODES: dict[str, str] = {
     "GO-604": "the model does not run in onnxruntime",
     "GO-605": "the outputs cannot be validated",
     "GO-606": "a user function failed",
+    "GO-607": "native code crashed",
     "GO-701": "a limit was exceeded",
     "GO-702": "time ran out",
     "GO-801": "a pass broke its contract",

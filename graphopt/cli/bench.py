@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options, sample_options, target_options
 from graphopt.cli.pair import conditions_of, show
 from graphopt.pairs import bench_pair
@@ -25,6 +26,7 @@ from graphopt.pairs import bench_pair
     help="Longest measurement.",
 )
 @target_options
+@limit_options
 @output_options
 def command(baseline: Path, candidate: Path, **words: Any) -> None:
     """Time CANDIDATE against BASELINE in interleaved pairs; exit 1 where --min-speedup is not reached."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options
 from graphopt.errors import ModelError, UsageError
 from graphopt.model.findings import Finding
@@ -23,6 +24,7 @@ from graphopt.validation.lint import lint
     help="How the findings are printed; --json is short for --format json.  [default: text]",
 )
 @click.option("--strict", is_flag=True, help="Exit 3 for warnings too.")
+@limit_options
 @output_options
 def command(
     models: tuple[Path, ...], form: str | None, strict: bool, as_json: bool, quiet: bool, verbose: bool, debug: bool

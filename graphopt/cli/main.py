@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import importlib
 import signal
 import sys
 from types import FrameType
 
 import click
+
+from graphopt.blackbox import doing
+from graphopt.cli import guard, limits
 
 COMMANDS = {
     "run": "Optimize a model and prove the result.",
@@ -16,6 +21,7 @@ COMMANDS = {
     "check": "Print everything that is wrong or odd with a model.",
     "validate": "Compare the outputs of two models.",
     "bench": "Time two models against each other in interleaved pairs.",
+    "profile": "Say where a model's time goes, node by node.",
 }
 
 
@@ -74,13 +80,40 @@ def root() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line and leave the process with the documented exit code."""
+    """Run the command line and leave the process with the documented exit code.
+
+    Args:
+        args: the words; ``None``: those of the process, in a child process where they open models.
+    """
     signal.signal(signal.SIGTERM, _terminate)
     words = sys.argv[1:] if args is None else args
-    sys.exit(_run(words))
+    if args is None and guard.wanted(words):
+        ended = guard.split()
+        if ended is not None:
+            sys.exit(ended if isinstance(ended, int) else _report(ended, words))
+        if "--debug" in words:
+            faulthandler.enable()
+    code = _run(words)
+    if box := doing.box:
+        with contextlib.suppress(OSError):
+            sys.stdout.flush()
+        box.finish(code)
+    sys.exit(code)
 
 
 def _run(words: list[str]) -> int:
+    try:
+        return _invoke(words)
+    except limits.Expired as expired:
+        from graphopt.errors import LimitError
+
+        hint = "give more time, or --measure-seconds less"
+        return _report(LimitError("GO-702", f"--timeout of {expired.seconds:g} s ran out", hint=hint), words)
+    finally:
+        limits.lift()
+
+
+def _invoke(words: list[str]) -> int:
     try:
         # Outside standalone mode click returns the code of an Exit, and otherwise what the command returns.
         code = root.main(args=words, prog_name="graphopt", standalone_mode=False)
@@ -95,10 +128,14 @@ def _run(words: list[str]) -> int:
     except BrokenPipeError:
         return 0
     except Exception as error:
-        from graphopt.cli.errors import report_error
-
-        return report_error(error, debug="--debug" in words, as_json="--json" in words)
+        return _report(error, words)
     return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, words: list[str]) -> int:
+    from graphopt.cli.errors import report_error
+
+    return report_error(error, debug="--debug" in words, as_json="--json" in words)
 
 
 def _usage(error: click.ClickException, words: list[str]) -> int:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from graphopt.api import Result, optimize
+from graphopt.cli.limits import limit_options
 from graphopt.cli.options import (
     MODEL,
     output_options,
@@ -23,7 +21,7 @@ from graphopt.cli.options import (
 from graphopt.cli.progress import make_progress
 from graphopt.cli.target import make_target
 from graphopt.cli.write import Destination, plan_outputs, write_result
-from graphopt.errors import LimitError, UsageError
+from graphopt.errors import UsageError
 from graphopt.pipeline.outcome import Stage
 from graphopt.report.terminal import print_report
 
@@ -74,12 +72,13 @@ from graphopt.report.terminal import print_report
 @target_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 @click.option("--report", type=MODEL, help="Report file.  [default: OUT.graphopt.json]")
-@click.option("--timeout", type=click.FloatRange(min=0.1), metavar="SECONDS", help="Give up after this long (exit 7).")
+@limit_options
 @output_options
 def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
     """Optimize MODELS with a recipe or passes, and prove the result.
 
-    Without a recipe: simplify, then INT8 where --data gives samples, kept only where it is accurate and not slower.
+    Without a recipe: simplify, then exact rewrites that are timed and kept where they pay; where --data gives
+    samples, INT8 too, kept only where it is accurate and not slower.
 
     \b
     --preprocess keys: resize=256 or WxH, filter=bilinear, crop=224 or WxH, scale=1/127.5,
@@ -87,9 +86,8 @@ def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
     """
     destinations = plan_outputs(models, output, words["report"], overwrite=words["overwrite"])
     worst = 0
-    with _deadline(words["timeout"]):
-        for model, destination in zip(models, destinations, strict=True):
-            worst = max(worst, _run_one(model, destination, words))
+    for model, destination in zip(models, destinations, strict=True):
+        worst = max(worst, _run_one(model, destination, words))
     raise click.exceptions.Exit(worst)
 
 
@@ -140,34 +138,7 @@ def _freezing(words: dict[str, Any]) -> bool | None:
     return True if words["freeze_initializers"] else False if words["keep_overridable"] else None
 
 
-class _Expired(BaseException):
-    """The time is over; no handler of a pass's own exceptions may take it for one of them."""
-
-
 def _print_traceback(stage: Stage) -> None:
     """With ``--debug``: where a pass raised, although the run goes on without it."""
     if stage.outcome.error is not None:
         traceback.print_exception(stage.outcome.error)
-
-
-@contextmanager
-def _deadline(seconds: float | None) -> Iterator[None]:
-    """Raise GO-702 in the main thread when the time is over."""
-    if seconds is None:
-        yield
-        return
-
-    def expire(_signum: int, _frame: object) -> None:
-        raise _Expired
-
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    except _Expired:
-        raise LimitError(
-            "GO-702", f"--timeout of {seconds:g} s ran out", hint="give more time, or --measure-seconds less"
-        ) from None
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options, sample_options, target_options
 from graphopt.cli.pair import conditions_of, show
 from graphopt.pairs import validate_pair
@@ -20,6 +21,7 @@ from graphopt.pairs import validate_pair
 @click.option("--max-drop", type=float, help="Fail above this loss, in points of top-1 or of --metric.")
 @click.option("--min-sqnr", type=float, help="Fail below this SQNR (dB) on any output.")
 @target_options
+@limit_options
 @output_options
 def command(reference: Path, candidate: Path, **words: Any) -> None:
     """Compare the outputs of CANDIDATE with those of REFERENCE on the same samples; exit 1 where a gate fails."""

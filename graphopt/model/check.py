@@ -5,9 +5,11 @@ from __future__ import annotations
 import onnx
 import onnx.checker
 
+from graphopt.blackbox import doing
 from graphopt.errors import ModelError
 
 
+@doing("onnx's checker")
 def check_skeleton(skeleton: onnx.ModelProto) -> None:
     """Run onnx's checker on a skeleton.
 

@@ -11,6 +11,7 @@ from itertools import islice
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphopt.blackbox import doing
 from graphopt.model.graph import EditGraph
 from graphopt.model.importer import view_of
 from graphopt.model.wellformed import knows, walk_nodes
@@ -57,6 +58,7 @@ Measured with onnx 1.23 on every operator: an input without a type, left out, or
 _HIDDEN = "graphopt.hidden"
 
 
+@doing("onnx's shape inference")
 def infer(skeleton: onnx.ModelProto) -> Inference:
     """Infers strictly, with data propagation; where that fails, leniently, keeping what failed."""
     nodes = [*skeleton.graph.node, *(node for function in skeleton.functions for node in function.node)]

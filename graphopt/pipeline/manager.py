@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import chain
 
 from graphopt.analysis.cache import Analyses
+from graphopt.blackbox import doing
 from graphopt.data.check import fed_defaults
 from graphopt.data.samples import Samples
 from graphopt.errors import GraphoptError, InternalError, PassError, RuntimeFailure, SampleError, UsageError
@@ -89,7 +90,8 @@ class PassManager:
     def _transaction(self, step: Step, model: Model, analyses: Analyses, tune_time: float) -> tuple[Stage, Analyses]:
         started = time.perf_counter()
         candidate = model.clone()
-        outcome = self._attempt(step, model, candidate, analyses, tune_time)
+        with doing(f"pass {step.name}"):
+            outcome = self._attempt(step, model, candidate, analyses, tune_time)
         outcome = replace(outcome, seconds=time.perf_counter() - started)
         result = outcome.result
         if outcome.kind is not OutcomeKind.APPLIED or result is None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from graphopt.blackbox import doing
 from graphopt.data.samples import Samples
 from graphopt.errors import RuntimeFailure, SampleError
 from graphopt.progress import Progress
@@ -234,6 +235,7 @@ def _find_class_output(names: Sequence[str], outputs: Mapping[str, Any], labels:
     return None
 
 
+@doing("the comparison of outputs")
 def compare(
     reference: Session,
     candidate: Session,

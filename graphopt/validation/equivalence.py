@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from graphopt.blackbox import doing
 from graphopt.data.samples import Samples
 from graphopt.errors import RuntimeFailure, SampleError
 from graphopt.model.model import Model
@@ -82,6 +83,7 @@ class _Figure:
         return self.moved / self.bound if self.bound else np.inf
 
 
+@doing("the comparison of outputs")
 def check_equivalence(
     reference: Model,
     candidate: Model,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.blackbox import doing
 from graphopt.data.samples import Samples
 from graphopt.data.synthetic import dynamic_dims, synthetic_samples
 from graphopt.errors import GraphoptError, RuntimeFailure, SampleError
@@ -63,6 +64,7 @@ class PreparedFeeds:
     tried: tuple[int, ...] = ()
 
 
+@doing("a first run of the source")
 def prepare_feeds(
     model: Model,
     samples: Samples | None,

@@ -1,0 +1,170 @@
+"""A command that opens models runs in a child process: what ends the child is reported, and ends nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from graphopt.blackbox import BlackBox, doing
+from graphopt.cli import guard, limits
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX forks")
+
+ENDS = {
+    "SIGSEGV": "import ctypes; ctypes.string_at(0)",
+    "SIGABRT": "import os; os.abort()",
+    "SIGFPE": "import os, signal; os.kill(os.getpid(), signal.SIGFPE)",
+}
+SAMPLES = "import os, signal, time\nimport numpy as np\ndef feeds():\n    {body}\n    return []\n"
+
+
+def graphopt(folder: Path, *words: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "graphopt", *map(str, words)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def run_with_samples(cnn: Path, folder: Path, body: str, *words: object) -> subprocess.CompletedProcess[str]:
+    (folder / "ending.py").write_text(SAMPLES.format(body=body))
+    return graphopt(folder, "run", cnn, "-o", folder / "out.onnx", "--data", "ending:feeds", *words)
+
+
+@pytest.mark.parametrize("name", sorted(ENDS))
+def test_a_crash_of_native_code_is_an_error_report(cnn: Path, tmp_path: Path, name: str) -> None:
+    done = run_with_samples(cnn, tmp_path, ENDS[name], "--json")
+    assert done.returncode == 6
+    (error,) = json.loads(done.stdout)["errors"]
+    assert (error["code"], error["exit_code"]) == ("GO-607", 6)
+    assert name in error["what"] and error["hint"]
+    assert "error[GO-607]" in done.stderr
+    assert not (tmp_path / "out.onnx").exists()
+
+
+def test_the_report_says_what_crashed(cnn: Path, tmp_path: Path) -> None:
+    (tmp_path / "crashing.py").write_text("import os\ndef score(outputs, samples, metadata):\n    os.abort()\n")
+    np.savez(tmp_path / "few.npz", image=np.zeros((8, 1, 28, 28), np.float32))
+    words = ["--data", "few.npz", "--metric", "crashing:score", "--pass", "simplify", "--no-measure"]
+    done = graphopt(tmp_path, "run", cnn, "-o", "out.onnx", *words)
+    assert done.returncode == 6
+    assert "SIGABRT (the comparison of outputs)" in done.stderr
+
+
+def test_a_process_that_is_killed_is_reported_as_short_of_memory(cnn: Path, tmp_path: Path) -> None:
+    done = run_with_samples(cnn, tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    assert done.returncode == 7
+    assert "error[GO-701]" in done.stderr and "memory" in done.stderr
+
+
+def test_memory_past_the_limit_is_an_error(cnn: Path, tmp_path: Path) -> None:
+    done = run_with_samples(cnn, tmp_path, "np.ones(1 << 28)", "--max-memory", "1GiB")
+    assert done.returncode in (6, 7), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_does_not_listen_to_the_time_limit_is_ended(cnn: Path, tmp_path: Path) -> None:
+    deaf = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM]); time.sleep(60)"
+    done = run_with_samples(cnn, tmp_path, deaf, "--timeout", "3")
+    assert done.returncode == 7
+    assert "error[GO-702]" in done.stderr
+
+
+def test_a_killed_parent_takes_the_child_along(cnn: Path, tmp_path: Path) -> None:
+    if sys.platform != "linux":
+        pytest.skip("only Linux tells a child that its parent has died")
+    body = "open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    (tmp_path / "ending.py").write_text(SAMPLES.format(body=body))
+    words = ["run", str(cnn), "-o", "out.onnx", "--data", "ending:feeds"]
+    parent = subprocess.Popen([sys.executable, "-m", "graphopt", *words], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    pid = _number(tmp_path / "pid")
+    assert pid != parent.pid
+    parent.kill()
+    parent.wait()
+    _gone(pid)
+
+
+def _number(path: Path) -> int:
+    for _ in range(600):
+        if path.exists() and path.read_text():
+            return int(path.read_text())
+        time.sleep(0.05)
+    raise AssertionError("the child did not start")
+
+
+def _gone(pid: int) -> None:
+    for _ in range(600):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            return
+        time.sleep(0.05)
+    raise AssertionError("the child lives on")
+
+
+def test_a_model_that_would_take_all_memory_does_not(tmp_path: Path) -> None:
+    """onnx's data propagation makes an object for each element of a vector that it takes for a shape."""
+    long = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1 << 62]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Mul", ["x", "x"], ["y"])], "g", long[:1], long[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "long.onnx")
+    done = graphopt(tmp_path, "check", "long.onnx", "--max-memory", "2GB")
+    assert done.returncode == 0, done.stderr
+
+
+def test_in_process_there_is_no_child(cnn: Path, tmp_path: Path) -> None:
+    done = run_with_samples(cnn, tmp_path, ENDS["SIGABRT"], "--in-process")
+    assert done.returncode == -signal.SIGABRT
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["run", "m.onnx"], True),
+        (["check", "m.onnx"], True),
+        (["run", "--help"], False),
+        (["run", "m.onnx", "--in-process"], False),
+        (["passes"], False),
+        (["--version"], False),
+        ([], False),
+    ],
+)
+def test_which_commands_get_a_child(words: list[str], expected: bool) -> None:
+    assert guard.wanted(words) is expected
+
+
+def test_the_box_tells_the_trail_and_the_end() -> None:
+    box = BlackBox()
+    doing.box = box
+    try:
+        with doing("pass quantize"), doing("onnx's checker"):
+            assert box.doing == "pass quantize, onnx's checker"
+        assert box.doing == ""
+        with doing("ü" * 4000):
+            assert set(box.doing) <= {"ü", "�"}
+    finally:
+        doing.box = None
+    assert box.exit_code is None
+    box.finish(3)
+    assert box.exit_code == 3
+    with doing("nothing"):
+        assert box.doing == ""
+
+
+def test_the_memory_of_the_machine_is_known() -> None:
+    found = limits.machine_memory()
+    assert found is None or found > 1 << 26
+
+
+@pytest.mark.parametrize("size", ["none", "1e9", "-4", "4 parsecs"])
+def test_what_a_memory_limit_may_be(cnn: Path, tmp_path: Path, size: str) -> None:
+    done = graphopt(tmp_path, "inspect", cnn, "--max-memory", size)
+    assert done.returncode == (0 if size == "none" else 2), done.stderr
