@@ -32,7 +32,7 @@ class DequantizeConstants(Pass[PassOptions]):
 
     When it applies:
         To DequantizeLinear of constants whose readers compute in float: a model quantized to save space only. It runs
-        only when asked for: by name, or by `--dequantize-constants` ahead of the default run.
+        only when asked for: by name, or by `--dequantize-constants` as part of the default run.
 
     When it refuses:
         Weights of layers whose activations are quantized too (another operand comes from a DequantizeLinear that is
@@ -56,7 +56,7 @@ class DequantizeConstants(Pass[PassOptions]):
             name = "dequantize-constants"
 
     Cost:
-        Linear in the weights. Measured on a detector whose weights stood behind DequantizeLinear: 1.7 times as fast.
+        Linear in the weights. Measured on one real model: 1.7 times as fast.
         Small models of 4-bit MatMul weights may be slower in float than with onnxruntime's own 4-bit kernel; the
         final timing against the user's file decides.
 
