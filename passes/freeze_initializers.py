@@ -132,13 +132,12 @@ class FreezeInitializers(Pass[FreezeOptions]):
         gain = freezing_gain(ctx.model, names, ctx.feeds, ctx.target, max_seconds=ctx.time_budget)
         if gain is None:
             return (), {}
-        text = f"{TIMED_NOTE}{ctx.target.provider}: {describe_gain(gain)} with the {len(names)} kept inputs frozen"
         figures: dict[str, Json] = {
             "freezing_speedup": gain.ratio,
             "freezing_low_speedup": gain.low,
             "freezing_high_speedup": gain.high,
         }
-        return (f"{text} (--freeze-initializers)",), figures
+        return (f"{TIMED_NOTE}{ctx.target.provider}: {describe_gain(gain, len(names))}",), figures
 
 
 def _weight_of(names: tuple[str, ...], ctx: PassContext) -> tuple[int, int]:

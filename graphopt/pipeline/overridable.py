@@ -81,10 +81,11 @@ def freezing_gain(
         return None
 
 
-def describe_gain(gain: PairedLatency) -> str:
-    """The measurement in a few words, e.g. ``1.92 [1.90, 1.94] times as fast``."""
-    text = f"{gain.ratio:.2f} [{gain.low:.2f}, {gain.high:.2f}] times as fast"
-    return text if gain.conclusive else f"{text}, inconclusive"
+def describe_gain(gain: PairedLatency, count: int) -> str:
+    """The measurement of freezing ``count`` inputs in a few words, with the flag that does it."""
+    speed = f"{gain.ratio:.2f} [{gain.low:.2f}, {gain.high:.2f}] times as fast"
+    doubt = "" if gain.conclusive else ", inconclusive"
+    return f"{speed} with the {count} kept inputs frozen (--freeze-initializers){doubt}"
 
 
 def _initializers(model: Model) -> list[str]:
