@@ -20,7 +20,7 @@ from graphopt.blackbox import BlackBox, doing
 from graphopt.cli.limits import limit_memory, machine_memory
 from graphopt.errors import GraphoptError, LimitError, RuntimeFailure
 
-GUARDED = frozenset({"run", "inspect", "check", "validate", "bench"})
+GUARDED = frozenset({"run", "inspect", "check", "validate", "bench", "profile"})
 """Commands that open models."""
 GRACE = 5.0
 """Seconds that a child whose time is over may take to say so itself; native code may not let it."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
@@ -69,15 +70,62 @@ def infer(skeleton: onnx.ModelProto) -> Inference:
 
 
 def _infer(skeleton: onnx.ModelProto) -> Inference:
+    values = not _has_long_vector(skeleton)
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(skeleton, check_type=True, strict_mode=True, data_prop=values)
         return Inference(inferred, frozenset())
     except Exception as error:  # the binding raises several unrelated types
         failures = _entries(str(error))
     try:
-        return Inference(onnx.shape_inference.infer_shapes(skeleton, data_prop=True), failures)
+        return Inference(onnx.shape_inference.infer_shapes(skeleton, data_prop=values), failures)
     except Exception:
         return Inference(None, failures)
+
+
+LONGEST = 1 << 18
+"""Elements of the longest vector that onnx's data propagation is let near."""
+
+
+def _has_long_vector(skeleton: onnx.ModelProto) -> bool:
+    """Whether data propagation would meet a vector of more than ``LONGEST`` elements.
+
+    It takes every vector for a possible shape and makes an object for each element, about 100 bytes (measured with onnx
+    1.23: more than 1 GiB for 10 million elements, until the machine has no memory left for 2^62). Only where a declared
+    shape or a whole number in the model makes such a length possible is the graph inferred without it, to see.
+    """
+    if not any(size > LONGEST for size in _declared_sizes(skeleton)):
+        return False
+    try:
+        inferred = onnx.shape_inference.infer_shapes(skeleton)
+    except Exception:
+        return True
+    shapes = [value.type.tensor_type.shape.dim for graph in _levels(inferred.graph) for value in _values(graph)]
+    return any(len(dims) == 1 and dims[0].dim_value > LONGEST for dims in shapes)
+
+
+def _declared_sizes(skeleton: onnx.ModelProto) -> Iterator[int]:
+    """Elements of every declared tensor, and every number that may become a size."""
+    tensors = [a.t for node in walk_nodes(skeleton.graph.node) for a in node.attribute if node.op_type == "Constant"]
+    for graph in _levels(skeleton.graph):
+        tensors += graph.initializer
+        for value in _values(graph):
+            yield math.prod(dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim)
+    for tensor in tensors:
+        if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32) and math.prod(tensor.dims) <= 8:
+            yield from (int(size) for size in onnx.numpy_helper.to_array(tensor).reshape(-1))
+
+
+def _levels(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and all bodies in it."""
+    yield graph
+    for node in walk_nodes(graph.node):
+        yield from (attribute.g for attribute in node.attribute if attribute.type == onnx.AttributeProto.GRAPH)
+
+
+def _values(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto]:
+    yield from graph.input
+    yield from graph.value_info
+    yield from graph.output
 
 
 def _hiding(skeleton: onnx.ModelProto, typed: frozenset[str]) -> onnx.ModelProto:

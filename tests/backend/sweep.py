@@ -15,7 +15,7 @@ import onnx
 import onnxruntime as ort
 
 from graphopt.data.samples import Samples
-from graphopt.errors import GraphoptError, InternalError, PassError, RuntimeFailure
+from graphopt.errors import GraphoptError, InternalError, PassError, RuntimeFailure, UsageError
 from graphopt.model.model import Model
 from graphopt.pipeline.checks import Grounds
 from graphopt.pipeline.contract import Safety
@@ -229,7 +229,7 @@ def check_active(
     try:
         stage = run_pass(model, feed, text)
     except GraphoptError as error:
-        if isinstance(error, InternalError | PassError):
+        if isinstance(error, InternalError | PassError | UsageError):
             yield f"{name}: {text} raises {error.code} {error}"
         counts[f"refused {error.code}"] += 1
         return

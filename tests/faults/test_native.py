@@ -65,3 +65,40 @@ def test_the_same_operators_are_inferred_where_all_is_typed() -> None:
     tensor = model.editor.tensor("eye")
     assert tensor is not None
     assert model.shape_of(tensor) == (3, 3) and model.dtype_of(tensor) == np.dtype(np.float32)
+
+
+LONG = 1 << 40
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"(float[{LONG}] x) => (float[N] y) {{ y = Mul(x, x) }}",
+        f"(float[1] x) => (float[N] y) {{ s = Constant<value = int64[1] {{{LONG}}}>() c = Expand(x, s) "
+        "y = Add(c, c) }",
+        f"(bool b, float[1] x) => (float[N] y) {{ y = If<then_branch = t () => (float[N] u) {{ "
+        f"s = Constant<value = int64[1] {{{LONG}}}>() c = Expand(x, s) u = Add(c, c) }}, "
+        "else_branch = e () => (float[N] v) { v = Relu(x) }>(b) }",
+        f"(float[1,{LONG}] x) => (float[N] y) {{ c = Flatten<axis = 0>(x) s = Constant<value = int64[1] {{0}}>() "
+        "d = Squeeze(c, s) y = Mul(d, d) }",
+    ],
+)
+def test_vectors_that_data_propagation_would_fill_the_memory_with(text: str) -> None:
+    proto = onnx.parser.parse_model('<ir_version: 8, opset_import: ["" : 17]>\ng ' + text)
+    found = infer(proto)
+    assert not found.failures and found.proto is not None
+    assert Model.from_proto(proto).interface.outputs[0].name == "y"
+
+
+def test_values_that_are_sizes_are_still_propagated() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]>\n'
+        "g (float[2,3,1000,1000] x) => (float[A,B] y) {"
+        " s = Shape(x) a = Constant<value = int64[1] {0}>() b = Gather(s, a) m = Constant<value = int64[1] {-1}>()"
+        " t = Concat<axis = 0>(b, m) y = Reshape(x, t) }"
+    )
+    model = Model.from_proto(proto)
+    tensor = model.editor.tensor("t")
+    assert tensor is not None and model.shape_of(tensor) == (2,)
+    output = model.editor.tensor("y")
+    assert output is not None and model.shape_of(output) == (2, 3_000_000)
