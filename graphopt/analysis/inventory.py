@@ -10,6 +10,9 @@ from graphopt.analysis.costs import NodeCost, node_costs
 from graphopt.model.interface import TensorSpec
 from graphopt.model.model import Model
 
+SHOWN_NAMES = 5
+"""So many names stand in a note, unless each layer is asked for."""
+
 
 @dataclass(frozen=True)
 class Inventory:
@@ -77,9 +80,15 @@ class Inventory:
             lines.append(f"metadata keys: {', '.join(self.metadata)}")
         if self.quantized:
             lines.append("note: it already holds Q/DQ nodes; passes leave them alone")
-        if self.overridable:
-            lines.append(f"note: {len(self.overridable)} initializers are also inputs, so the runtime cannot fold them")
-        return lines
+        return [*lines, *self._listed(len(self.overridable) if layers else SHOWN_NAMES)]
+
+    def _listed(self, most: int) -> list[str]:
+        """The initializers that are also inputs, at most so many by name."""
+        if not self.overridable:
+            return []
+        names = ", ".join(self.overridable[:most]) + (" ..." if len(self.overridable) > most else "")
+        count = len(self.overridable)
+        return [f"note: {count} initializers are also inputs, so the runtime cannot fold them: {names}"]
 
 
 def inventory(model: Model) -> Inventory:

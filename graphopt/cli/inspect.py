@@ -11,17 +11,24 @@ from graphopt.analysis.inventory import inventory
 from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options
 from graphopt.model.model import Model
+from graphopt.pipeline.overridable import describe_gain, inspect_gain
 
 
 @click.command("inspect")
 @click.argument("model", type=MODEL)
+@click.option("--no-measure", is_flag=True, help="Do not time what freezing initializers that are inputs would bring.")
 @limit_options
 @output_options
-def command(model: Path, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+def command(model: Path, no_measure: bool, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
     """Say what MODEL is made of: interface, op types, weights, multiply-adds; with -v each layer by its name."""
-    facts = inventory(Model.open(model))
+    opened = Model.open(model)
+    facts = inventory(opened)
+    gain = None if no_measure else inspect_gain(opened)
     if as_json:
-        click.echo(json.dumps(facts.as_dict(), indent=2))
+        told = {} if gain is None else {"freezing": {"speedup": gain.ratio, "low": gain.low, "high": gain.high}}
+        click.echo(json.dumps(facts.as_dict() | told, indent=2))
         return
     for line in facts.lines(layers=verbose):
         click.echo(line)
+    if gain is not None:
+        click.echo(f"      {describe_gain(gain, len(facts.overridable))}")

@@ -17,6 +17,7 @@ from graphopt.model.model import Model
 from graphopt.runtime.latency import PairedLatency, measure_pair
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import Target
+from graphopt.validation.feeds import prepare_feeds
 
 GAIN_SECONDS = 10.0
 """Longest measurement of what freezing would bring: it is advice, not a verdict."""
@@ -81,11 +82,22 @@ def freezing_gain(
         return None
 
 
+def inspect_gain(model: Model) -> PairedLatency | None:
+    """What freezing everything that can be overridden would bring, on seeded synthetic inputs, CPU, one thread.
+
+    Returns:
+        The measurement; ``None`` where there is nothing to freeze or the model does not run on synthetic inputs.
+    """
+    names, target = listing(model).names, Target()
+    feeds = prepare_feeds(model, None, seed=0, target=target).feeds if names else None
+    return None if feeds is None else freezing_gain(model, names, feeds, target)
+
+
 def describe_gain(gain: PairedLatency, count: int) -> str:
     """The measurement of freezing ``count`` inputs in a few words, with the flag that does it."""
     speed = f"{gain.ratio:.2f} [{gain.low:.2f}, {gain.high:.2f}] times as fast"
     doubt = "" if gain.conclusive else ", inconclusive"
-    return f"{speed} with the {count} kept inputs frozen (--freeze-initializers){doubt}"
+    return f"{speed} with these {count} inputs frozen (--freeze-initializers){doubt}"
 
 
 def _initializers(model: Model) -> list[str]:

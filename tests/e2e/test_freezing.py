@@ -69,7 +69,7 @@ def test_a_deliberate_interface_is_kept_with_the_gain_of_freezing_it(some: onnx.
     assert len(kept.skipped) == 19
     assert "--freeze-initializers" in kept.skipped[0].reason
     assert 0 < kept.summary["freezing_low_speedup"] <= kept.summary["freezing_speedup"]
-    assert any("times as fast with the 19 kept inputs frozen" in note for note in kept.notes)
+    assert any("times as fast with these 19 inputs frozen" in note for note in kept.notes)
     assert any(text.startswith("19 initializers are also graph inputs") for text in result.report.warnings)
     assert inputs(result.model) == [value.name for value in some.graph.input]
 
@@ -152,3 +152,18 @@ def test_weights_behind_dequantizelinear_are_folded_on_consent_only() -> None:
     assert_same_outputs(source, result.model)
     with pytest.raises(UsageError, match="default run"):
         optimize(source, passes=["simplify"], dequantize_constants=True)
+
+
+def test_inspect_names_them_and_what_freezing_brings(cli: Cli, some: onnx.ModelProto, tmp_path: Path) -> None:
+    source = tmp_path / "some.onnx"
+    onnx.save(some, source)
+    told = cli("inspect", source)
+    assert told.code == 0, told.err
+    assert "19 initializers are also inputs" in told.out
+    assert "block0.bn.scale, " in told.out
+    assert "times as fast with these 19 inputs frozen (--freeze-initializers)" in told.out
+    assert "output.bn.var" not in told.out
+    assert "output.bn.var" in cli("inspect", source, "-v", "--no-measure").out
+    figures = json.loads(cli("inspect", source, "--json").out)
+    assert 0 < figures["freezing"]["low"] <= figures["freezing"]["speedup"] <= figures["freezing"]["high"]
+    assert "freezing" not in json.loads(cli("inspect", source, "--json", "--no-measure").out)
