@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from graphopt.model.arrays import Array, frozen
 from graphopt.model.graph import EditConstant, RawAttribute
-from graphopt.model.weights import Array, frozen
 
 _SCALAR_FORMS: dict[str, npt.DTypeLike] = {
     "value_float": np.float32,

@@ -6,17 +6,17 @@ Dead code may be left behind: ``Model.finish`` removes it, sorts, and infers sha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import PassError
 from graphopt.model import algorithms
+from graphopt.model.arrays import Array, frozen
 from graphopt.model.constants import attribute_value, node_value, settled
 from graphopt.model.graph import EditConstant, EditGraph, EditNode, EditVariable, node_bodies
 from graphopt.model.links import Links, new_ancestors
-from graphopt.model.weights import Array, frozen
 
 
 class GraphEditor:
@@ -28,10 +28,12 @@ class GraphEditor:
 
     Args:
         graph: the top-level graph.
+        keep: makes a new weight read-only, and decides where it is held.
     """
 
-    def __init__(self, graph: EditGraph) -> None:
+    def __init__(self, graph: EditGraph, keep: Callable[[Array], Array] = frozen) -> None:
         self._graph = graph
+        self._keep = keep
         self._names: set[str] | None = None
         self._suffixes: dict[str, int] = {}
         self._links = Links()
@@ -104,7 +106,7 @@ class GraphEditor:
 
     def add_constant(self, hint: str, value: Array) -> gs.Constant:
         """A new initializer; ``value`` is made read-only."""
-        constant = EditConstant(self.unique_name(hint), frozen(value))
+        constant = EditConstant(self.unique_name(hint), self._keep(value))
         self._register(constant)
         return constant
 
@@ -187,7 +189,7 @@ class GraphEditor:
         if self.constant(current) is None:
             raise PassError("GO-801", "not a constant", where=f"input {index} of node {node.name!r}")
         if isinstance(current, EditConstant) and len(self._links.readers(current)) == 1 and not self.is_output(current):
-            current._values = frozen(value)
+            current._values = self._keep(value)
             return current
         fresh = self.add_constant(current.name, value)
         self.set_input(node, index, fresh)

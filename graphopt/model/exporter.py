@@ -13,10 +13,11 @@ from onnx import AttributeProto, TensorProto
 
 from graphopt.errors import PassError
 from graphopt.model import dtypes
+from graphopt.model.arrays import Array
 from graphopt.model.constants import settled
 from graphopt.model.graph import AttributeRecord, EditConstant, EditGraph, NodeRecord, RawAttribute
 from graphopt.model.importer import view_of
-from graphopt.model.weights import Array, TensorRecord, encode
+from graphopt.model.weights import TensorRecord, encode
 
 Writer = Callable[[str, Array, TensorRecord | None], TensorProto | onnx.SparseTensorProto]
 

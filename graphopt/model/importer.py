@@ -12,6 +12,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto
 
 from graphopt.model import dtypes, wellformed
+from graphopt.model.external import ExternalFiles
 from graphopt.model.findings import raise_first
 from graphopt.model.graph import (
     AttributeRecord,
@@ -24,7 +25,7 @@ from graphopt.model.graph import (
     Shape,
 )
 from graphopt.model.limits import Limits
-from graphopt.model.weights import ExternalFiles, TensorRecord, decode, decode_sparse
+from graphopt.model.weights import TensorRecord, decode, decode_sparse
 
 Scope = ChainMap[str, gs.Tensor]
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graphopt.errors import ModelError
+from graphopt.model.external import ExternalFiles, Own
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, exceeded
+from graphopt.model.mapping import map_file
+from graphopt.model.wire import lift
 
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG picture"),
@@ -24,27 +28,50 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 
-def read_proto(path: Path, limits: Limits = DEFAULT_LIMITS) -> onnx.ModelProto:
-    """Parses a model file; external data is not read.
+MAPPED_ABOVE = 64 << 20
+"""Bytes of a model file above which the weights inside it are mapped, not read.
+
+A smaller file is read: whoever writes over a file that is mapped changes the weights under our feet.
+"""
+LIFTED_ABOVE = 1 << 16
+"""Bytes of a tensor above which it stays in a mapped model file."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A parsed model file.
+
+    Attributes:
+        proto: the model; weights that were left in the file are external data of it.
+        files: where external data is read from.
+    """
+
+    proto: onnx.ModelProto
+    files: ExternalFiles
+
+
+def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> ModelFile:
+    """Parses a model file; external data is not read, nor are large weights inside a large file.
 
     Raises:
         ModelError: GO-301 when the file cannot be read, GO-302 when it is something else, GO-303 when it is cut off.
         LimitError: GO-701 when the file is too large.
     """
-    data = _read(path, limits)
+    data, own = _read(path, limits)
     if not data:
         raise ModelError("GO-302", "the file is empty", where=str(path))
+    skeleton = None if own is None else lift(data, own.location, LIFTED_ABOVE)
     proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(data)
+        proto.ParseFromString(bytes(data) if skeleton is None else skeleton)
     except DecodeError as error:
         raise _undecodable(path, data, str(error)) from None
     if not _looks_like_model(proto):
         raise _undecodable(path, data, "no model in it")
-    return proto
+    return ModelFile(proto, ExternalFiles(path.resolve().parent, own if skeleton is not None else None))
 
 
-def _read(path: Path, limits: Limits) -> bytes:
+def _read(path: Path, limits: Limits) -> tuple[memoryview, Own | None]:
     try:
         status = path.stat()
         if stat.S_ISREG(status.st_mode):
@@ -52,7 +79,7 @@ def _read(path: Path, limits: Limits) -> bytes:
                 hint = "keep the weights in a data file beside the model (external data)"
                 found = exceeded("max_file_bytes", status.st_size, limits.max_file_bytes, where=str(path), hint=hint)
                 raise found.as_error()
-            return path.read_bytes()
+            return _contents(path, mapped=status.st_size > MAPPED_ABOVE)
         why = "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
     except FileNotFoundError:
         why = "there is no such file"
@@ -61,13 +88,19 @@ def _read(path: Path, limits: Limits) -> bytes:
     raise ModelError("GO-301", "cannot read the model file", where=str(path), why=why)
 
 
+def _contents(path: Path, *, mapped: bool) -> tuple[memoryview, Own | None]:
+    with path.open("rb") as file:
+        found = map_file(file.fileno(), path.resolve()) if mapped else None
+        return (memoryview(file.read()), None) if found is None else (memoryview(found), Own(found))
+
+
 def _looks_like_model(proto: onnx.ModelProto) -> bool:
     """Random bytes often parse as a protobuf with nothing but unknown fields."""
     return bool(proto.HasField("graph") or proto.ir_version or proto.opset_import)
 
 
-def _undecodable(path: Path, data: bytes, why: str) -> ModelError:
-    head = data[:512]
+def _undecodable(path: Path, data: memoryview, why: str) -> ModelError:
+    head = bytes(data[:512])
     if head.startswith(b"version https://git-lfs"):
         return ModelError(
             "GO-302", "the file is a Git LFS pointer, not the model", where=str(path), hint="run `git lfs pull`"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import weakref
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,25 +17,22 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import LimitError, ModelError
 from graphopt.model import algorithms, envelope, opset, save, shapes, wellformed
+from graphopt.model.arrays import Array, bytes_of
 from graphopt.model.check import check_skeleton
 from graphopt.model.clone import clone_graph
 from graphopt.model.editor import GraphEditor
-from graphopt.model.exporter import ExportOptions, export_graph, owned_constants
+from graphopt.model.external import ExternalFiles
 from graphopt.model.findings import raise_first
+from graphopt.model.forms import Forms, arrays_of, weight_bytes
 from graphopt.model.graph import EditGraph, tensor_dtype, tensor_shape
-from graphopt.model.header import import_domains, normalise_domains, unknown_fields, write_metadata
+from graphopt.model.header import normalise_domains, unknown_fields
 from graphopt.model.importer import Importer, copy_fields
 from graphopt.model.interface import Interface, TensorSpec, read_interface
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, excesses
-from graphopt.model.load import read_proto
-from graphopt.model.weights import Array, ExternalFiles, TensorRecord, encode, stored_size, stub
+from graphopt.model.load import ModelFile, read_model
+from graphopt.model.store import WeightStore
 
 __all__ = ["Array", "Interface", "Model", "TensorSpec"]
-
-STUB_LIMIT = 1024
-"""Bytes above which a weight is left out of the skeleton."""
-SHAPE_LIMIT = 1 << 20
-"""Bytes up to which an integer constant stays in the skeleton, since it may feed a shape."""
 
 
 class Model:
@@ -47,6 +44,7 @@ class Model:
         path: the file it was opened from.
         metadata: the model's ``metadata_props``; may be edited.
         notes: what was repaired or found odd on opening, in sentences.
+        store: where weights that replace others are kept; clones share it.
     """
 
     def __init__(
@@ -56,6 +54,7 @@ class Model:
         *,
         path: Path | None,
         notes: tuple[str, ...] = (),
+        store: WeightStore | None = None,
     ) -> None:
         self._header = header
         self._graph = graph
@@ -66,13 +65,21 @@ class Model:
         self._digests: dict[int, tuple[weakref.ref[Array], str]] = {}
         self.path = path
         self.notes = notes
+        self.store = store or WeightStore()
         self.metadata: dict[str, str] = {entry.key: entry.value for entry in header.metadata_props}
 
     # Making one
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS) -> Model:
-        """Opens a model file; external data is mapped, not read.
+    def open(
+        cls, path: str | os.PathLike[str], limits: Limits = DEFAULT_LIMITS, *, store: WeightStore | None = None
+    ) -> Model:
+        """Opens a model file; external data is mapped, not read, and so are the weights inside a large file.
+
+        Args:
+            path: the file. While it is mapped, nobody should write over it; replacing it is no harm.
+            limits: sizes above which it is refused.
+            store: where weights that replace others are kept; the default keeps up to 1 GiB of them in memory.
 
         Raises:
             ModelError: GO-301 to GO-308: unreadable, not ONNX, incomplete, malformed, too new, unusable external
@@ -80,29 +87,34 @@ class Model:
             LimitError: GO-701, the model exceeds one of ``limits``.
         """
         file = Path(path)
-        return cls._build(read_proto(file, limits), ExternalFiles(file.resolve().parent), file, limits)
+        return cls._build(read_model(file, limits), file, limits, store)
 
     @classmethod
-    def from_proto(cls, proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Model:
+    def from_proto(
+        cls, proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS, *, store: WeightStore | None = None
+    ) -> Model:
         """A model from a protobuf, which is neither changed nor referred to afterwards.
 
         Raises:
             ModelError: as ``open``; GO-306 for external data, since a protobuf has no folder.
             LimitError: as ``open``.
         """
-        return cls._build(proto, ExternalFiles(None), None, limits)
+        return cls._build(ModelFile(proto, ExternalFiles(None)), None, limits, store)
 
     @classmethod
-    def of(cls, source: str | os.PathLike[str] | onnx.ModelProto | Model) -> Model:
+    def of(cls, source: str | os.PathLike[str] | onnx.ModelProto | Model, *, store: WeightStore | None = None) -> Model:
         """A model of one's own from whatever stands for a model; a ``Model`` is cloned."""
         if isinstance(source, Model):
-            return source.clone()
+            twin = source.clone()
+            twin.store = store or twin.store
+            return twin
         if isinstance(source, onnx.ModelProto):
-            return cls.from_proto(source)
-        return cls.open(source)
+            return cls.from_proto(source, store=store)
+        return cls.open(source, store=store)
 
     @classmethod
-    def _build(cls, proto: onnx.ModelProto, files: ExternalFiles, path: Path | None, limits: Limits) -> Model:
+    def _build(cls, file: ModelFile, path: Path | None, limits: Limits, store: WeightStore | None) -> Model:
+        proto = file.proto
         try:
             cls._check_versions(proto, path)
             raise_first(excesses(proto, limits))
@@ -110,12 +122,12 @@ class Model:
             raise_first(wellformed.functions(proto))
             raise_first(wellformed.operators(proto))
             raise_first(wellformed.lists_of_graphs(proto))
-            importer = Importer(proto.ir_version, files, limits)
+            importer = Importer(proto.ir_version, file.files, limits)
             graph = importer.graph(proto.graph)
         except UnicodeDecodeError as error:
             raise wellformed.bad_text(str(error)).as_error() from None
         notes = [*importer.notes, *normalise_domains(header), *unknown_fields(proto)]
-        return cls(header, graph, path=path, notes=tuple(notes))
+        return cls(header, graph, path=path, notes=tuple(notes), store=store)
 
     @staticmethod
     def _check_versions(proto: onnx.ModelProto, path: Path | None) -> None:
@@ -130,7 +142,7 @@ class Model:
         self.editor.flush()
         header = onnx.ModelProto()
         header.CopyFrom(self._header)
-        twin = Model(header, clone_graph(self._graph), path=self.path, notes=self.notes)
+        twin = Model(header, clone_graph(self._graph), path=self.path, notes=self.notes, store=self.store)
         twin.metadata = dict(self.metadata)
         twin._inferred = self._inferred
         twin._source_failures = self._source_failures
@@ -151,7 +163,7 @@ class Model:
         """The one editor of this model."""
         self._ensure_inferred()
         if self._editor is None:
-            self._editor = GraphEditor(self._graph)
+            self._editor = GraphEditor(self._graph, self.store.keep)
         return self._editor
 
     @property
@@ -194,25 +206,22 @@ class Model:
     def node_count(self) -> int:
         """Nodes, those of subgraph bodies included."""
         self.editor.flush()
-        return sum(len(level.nodes) for level in self._levels())
+        return sum(len(level.nodes) for level in [self._graph, *self._graph.bodies()])
 
     @property
     def parameter_count(self) -> int:
         """Elements of all constants: initializers, defaults of inputs, Constant nodes."""
-        return sum(array.size for array in self._arrays())
+        return sum(array.size for array in arrays_of(self._forms().graph))
 
     @property
     def weight_bytes(self) -> int:
         """Bytes all constants take when stored."""
-        return sum(stored_size(array) for array in self._arrays())
+        return weight_bytes(self._forms().graph)
 
     @property
     def file_size(self) -> int:
         """Bytes that ``save`` would write, data file included."""
-        if self.weight_bytes > save.EXTERNAL_LIMIT:
-            proto, arrays = self._split(given_names=False)
-            return int(proto.ByteSize()) + sum(stored_size(a) for a in arrays.values())
-        return int(self.to_proto().ByteSize())
+        return self._forms().parts().size
 
     def shape_of(self, tensor: gs.Tensor) -> tuple[int | str | None, ...] | None:
         """The inferred shape; symbols as text, unknown dimensions as ``None``; ``None`` without a known rank."""
@@ -226,7 +235,7 @@ class Model:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the model's canonical bytes, weights included."""
-        proto, arrays = self._split(given_names=False)
+        proto, arrays = self._forms().skeleton(given_names=False)
         digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
         for name, array in arrays.items():
             digest.update(f"{name}\0{array.dtype}\0{array.shape}\0{self._digest(array)}".encode())
@@ -247,7 +256,7 @@ class Model:
                 GO-308 where the training information names something that is gone.
         """
         self.editor.flush()
-        if self._settled is not None and self._settled.same_as(self._state(*self._bare())):
+        if self._settled is not None and self._settled.same_as(_State.of(*self._bare())):
             return ()
         algorithms.remove_dead_code(self._graph)
         algorithms.sort_graph(self._graph)
@@ -296,7 +305,7 @@ class Model:
         """
         if self.weight_bytes > save.EXTERNAL_LIMIT:
             raise LimitError("GO-701", "the weights do not fit one protobuf", hint="save the model to a file instead")
-        return self._export(ExportOptions())
+        return self._forms().whole()
 
     def skeleton(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
         """The model without its large weights, and those by name.
@@ -304,7 +313,7 @@ class Model:
         Weights above 1 KiB become external tensors without a file; integer constants up to 1 MiB stay, since they
         may feed shapes. Nodes have the unique names of the editing view.
         """
-        return self._split(given_names=True)
+        return self._forms().skeleton(given_names=True)
 
     def check(self) -> None:
         """Run onnx's checker on the model without its weights.
@@ -315,64 +324,26 @@ class Model:
         check_skeleton(self.skeleton()[0])
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-        """Writes the model, atomically; above 1.9 GiB the weights go to a data file beside it.
+        """Writes the model, atomically; weights are written from where they are, never gathered in memory.
+
+        Weights that were external data go to a data file beside the model; above 1.9 GiB all large ones do.
 
         Raises:
             OutputError: GO-501, GO-502, GO-503 or GO-504; what was there before is untouched then.
         """
-        target = save.checked_target(Path(path), overwrite=overwrite)
-        if self.weight_bytes > save.EXTERNAL_LIMIT:
-            proto, arrays = self._split(given_names=False)
-            save.save_external(proto, arrays, target)
-        else:
-            save.save_inline(self.to_proto(), target)
+        save.write(self._forms().parts(), save.checked_target(Path(path), overwrite=overwrite))
 
     # Inside
 
-    def _levels(self) -> list[EditGraph]:
-        return [self._graph, *self._graph.bodies()]
-
-    def _arrays(self) -> list[Array]:
-        self.editor.flush()
-        found: list[Array] = []
-        for level in self._levels():
-            found += [c._values for c in owned_constants(level, top=level is self._graph)]
-            found += [c._values for c in level.envelope.defaults.values()]
-            for node in level.nodes:
-                found += [v._values for v in node.attrs.values() if isinstance(v, gs.Constant)]
-        return found
-
-    def _split(
-        self, *, given_names: bool, is_opaque: Callable[[gs.Node], bool] | None = None
-    ) -> tuple[onnx.ModelProto, dict[str, Array]]:
-        arrays: dict[str, Array] = {}
-        defaults = self._graph.envelope.defaults
-
-        def writer(name: str, array: Array, record: TensorRecord | None) -> Any:
-            if name in defaults or not _is_stubbed(array, record):
-                return encode(name, array, record)
-            arrays[name] = array
-            return stub(name, array, record)
-
-        options = ExportOptions(writer=writer, given_names=given_names, is_opaque=is_opaque)
-        return self._export(options), arrays
-
-    def _export(self, options: ExportOptions) -> onnx.ModelProto:
+    def _forms(self) -> Forms:
         if self._editor is not None:
             self._editor.flush()
-        proto = onnx.ModelProto()
-        proto.CopyFrom(self._header)
-        write_metadata(proto, self.metadata)
-        import_domains(proto, self._levels())
-        options = replace(options, list_initializers=self.ir_version < 4)
-        export_graph(self._graph, options, proto.graph)
-        return proto
+        return Forms(self._header, self.metadata, self._graph)
 
     def _digest(self, array: Array) -> str:
         found = self._digests.get(id(array))
         if found is None or found[0]() is not array:
-            digest = hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).hexdigest()
-            found = self._digests[id(array)] = (weakref.ref(array), digest)
+            found = self._digests[id(array)] = (weakref.ref(array), hashlib.sha256(bytes_of(array)).hexdigest())
         return found[1]
 
     def _ensure_inferred(self) -> None:
@@ -382,7 +353,7 @@ class Model:
 
     def _bare(self) -> tuple[onnx.ModelProto, dict[str, Array]]:
         """The skeleton without the declarations that inference replaces."""
-        return self._split(given_names=True, is_opaque=shapes.opaque_nodes(self._header))
+        return self._forms().skeleton(given_names=True, is_opaque=shapes.opaque_nodes(self._header))
 
     def _infer(self, *, source: bool) -> None:
         skeleton, arrays = self._bare()
@@ -394,14 +365,9 @@ class Model:
                 self.notes += (f"the source fails strict shape inference: {_shown(fresh)}",)
         elif fresh:
             raise ModelError("GO-307", "types or shapes conflict", where=_shown(fresh))
-        self._settled = self._state(skeleton, arrays)
+        self._settled = _State.of(skeleton, arrays)
         if result.proto is not None:
             shapes.apply(self._graph, result.proto.graph, shapes.opaque_nodes(self._header))
-
-    @staticmethod
-    def _state(skeleton: onnx.ModelProto, arrays: Mapping[str, Array]) -> _State:
-        digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).digest()
-        return _State(digest, tuple(arrays.values()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -410,6 +376,11 @@ class _State:
 
     skeleton: bytes
     arrays: tuple[Array, ...]
+
+    @classmethod
+    def of(cls, skeleton: onnx.ModelProto, arrays: Mapping[str, Array]) -> _State:
+        digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).digest()
+        return cls(digest, tuple(arrays.values()))
 
     def same_as(self, other: _State) -> bool:
         return (
@@ -426,11 +397,3 @@ def _listed(names: list[str]) -> str:
 def _shown(failures: frozenset[str]) -> str:
     first = sorted(failures)[0]
     return first if len(first) <= 300 else first[:300] + "…"
-
-
-def _is_stubbed(array: Array, record: TensorRecord | None) -> bool:
-    if array.dtype == object or isinstance(record and record.header, onnx.SparseTensorProto):
-        return False
-    if array.dtype.kind == "i" and array.dtype.itemsize >= 4 and array.nbytes <= SHAPE_LIMIT:
-        return False
-    return stored_size(array) > STUB_LIMIT

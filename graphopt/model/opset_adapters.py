@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import ModelError
-from graphopt.model.weights import Array
+from graphopt.model.arrays import Array
 
 if TYPE_CHECKING:
     from graphopt.model.model import Model

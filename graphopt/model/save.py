@@ -16,10 +16,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import onnx
-
 from graphopt.errors import OutputError
-from graphopt.model.weights import Array, raw_bytes, stored_size, stub
+from graphopt.model.parts import Layout, Parts
 
 try:
     import fcntl
@@ -28,8 +26,6 @@ except ImportError:  # only POSIX has it; elsewhere two writers are not told apa
 
 EXTERNAL_LIMIT = int(1.9 * 2**30)
 """Bytes of weights above which they go to a data file: protobuf ends at 2 GiB."""
-ALIGNMENT = 4096
-"""Weights in a data file start at multiples of this many bytes, so that they can be memory-mapped."""
 _CHUNK = 4 << 20
 
 
@@ -60,81 +56,46 @@ def _why_not(path: Path) -> str:
     return "" if path.parent.is_dir() else f"there is no folder {path.parent}"
 
 
-def save_inline(proto: onnx.ModelProto, path: Path) -> None:
-    """Writes a model with its weights inside.
-
-    Raises:
-        OutputError: GO-501 if it cannot be written, GO-503 if another process is writing it, GO-504 if it does not
-            read back; the old file is untouched then.
-    """
-    data = proto.SerializeToString(deterministic=True)
-    with _Staged(path) as staged:
-        staged.write([data])
-        staged.commit()
-    _remove(_own_data_files(path))
-
-
-def save_external(skeleton: onnx.ModelProto, arrays: dict[str, Array], path: Path) -> None:
-    """Writes a model and, beside it, one data file with the weights of ``arrays``, aligned for memory mapping.
+def write(parts: Parts, path: Path) -> None:
+    """Writes a model and, where weights are external, one data file beside it.
 
     Args:
-        skeleton: the model; its initializers named in ``arrays`` are stubs. Changed in place: they get locations.
-        arrays: weights by name.
+        parts: the model; its stubs are changed in place: they get locations.
         path: where the model goes.
 
     Raises:
-        OutputError: GO-501, GO-503 or GO-504; the old files are untouched then.
+        OutputError: GO-501 if it cannot be written, GO-503 if another process is writing it, GO-504 if it does not
+            read back; the old files are untouched then.
     """
-    digest = hashlib.sha256()
-    for chunk in _data_chunks(list(arrays.values())):
-        digest.update(chunk)
-    target = path.with_name(f"{path.name}.{digest.hexdigest()[:16]}.data")
-    _place(skeleton, arrays, target.name)
+    layout = Layout(parts.external)
     old = _own_data_files(path)
-    with _Staged(path) as staged, _Staged(target) as staged_data:
-        staged_data.write(_data_chunks(list(arrays.values())))
-        staged.write([skeleton.SerializeToString(deterministic=True)])
-        staged_data.commit()
+    with contextlib.ExitStack() as stack:
+        data = None
+        if parts.external:
+            data = path.with_name(f"{path.name}.{layout.digest()[:16]}.data")
+            layout.place(parts.proto, data.name)
+        staged = stack.enter_context(_Staged(path))
+        if data is not None:
+            staged_data = stack.enter_context(_Staged(data))
+            staged_data.write(layout.chunks())
+        staged.write(parts.chunks())
+        if data is not None:
+            staged_data.commit()
         try:
             staged.commit()
         except OutputError:
-            if target not in old:
-                target.unlink(missing_ok=True)
+            if data is not None and data not in old:
+                data.unlink(missing_ok=True)
             raise
-    _remove(old - {target})
+    _remove(old - {data})
 
 
-def _remove(leftovers: Iterable[Path]) -> None:
+def _remove(leftovers: Iterable[Path | None]) -> None:
     """Removes data files that no model refers to any more; the model is in place, so failing here is no failure."""
     for leftover in leftovers:
         with contextlib.suppress(OSError):
-            leftover.unlink(missing_ok=True)
-
-
-def _place(skeleton: onnx.ModelProto, arrays: dict[str, Array], location: str) -> None:
-    """Gives every stub its place in the data file; notes on a tensor stay."""
-    offset = 0
-    for tensor in skeleton.graph.initializer:
-        if tensor.name in arrays:
-            array = arrays[tensor.name]
-            del tensor.external_data[:]
-            tensor.MergeFrom(onnx.TensorProto(external_data=stub("", array, None, location, offset).external_data))
-            offset = _aligned(offset + stored_size(array))
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
-def _data_chunks(arrays: list[Array]) -> Iterator[bytes | memoryview]:
-    for index, array in enumerate(arrays):
-        size = stored_size(array)
-        packed = size != array.nbytes
-        view = memoryview(raw_bytes(array)) if packed else memoryview(array.reshape(-1).view("u1").data)
-        for start in range(0, size, _CHUNK):
-            yield view[start : start + _CHUNK]
-        if index < len(arrays) - 1:
-            yield bytes(_aligned(size) - size)
+            if leftover is not None:
+                leftover.unlink(missing_ok=True)
 
 
 def _own_data_files(path: Path) -> set[Path]:

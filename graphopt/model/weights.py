@@ -7,26 +7,19 @@ and is shared between a model and its clones. The only way to change a weight is
 from __future__ import annotations
 
 import math
-import mmap
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
 from graphopt.errors import ModelError
 from graphopt.model import dtypes
+from graphopt.model.arrays import Array, frozen, stored_bytes, stored_size
+from graphopt.model.external import STUB_LOCATION, ExternalFiles, place_in
 from graphopt.model.findings import raise_first
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, tensor_size
 
-Array = npt.NDArray[Any]
-
-STUB_LOCATION = "__graphopt__"
-"""External location of a weight whose bytes are handed over separately (see ``Model.skeleton``)."""
 DENSE_LIMIT = 64 << 20
 """Bytes above which a sparse initializer is not expanded."""
 
@@ -39,104 +32,13 @@ class TensorRecord:
         header: the source tensor without its raw bytes (typed fields are kept), or whole when it is sparse.
         array: the value it stands for.
         raw: whether the bytes have to be put back as ``raw_data``.
+        external: location and offset of the bytes, where they are external data.
     """
 
     header: TensorProto | onnx.SparseTensorProto
     array: Array
     raw: bool
-
-
-def frozen(value: npt.ArrayLike) -> Array:
-    """``value`` as a C-contiguous array that nobody can write to.
-
-    An array that owns its memory is frozen in place, not copied: an edit through the caller's own name raises too.
-    A view of writable memory is copied.
-    """
-    array = np.asarray(value)
-    if not array.flags.c_contiguous:
-        array = np.array(array, order="C")
-    owner = array
-    while isinstance(owner.base, np.ndarray):
-        owner = owner.base
-        if owner.flags.writeable:
-            array = np.array(array, order="C")
-            break
-    if array.flags.writeable:
-        array.setflags(write=False)
-    return array
-
-
-class ExternalFiles:
-    """The external data files of one model: opened through onnx's own checked opener, mapped read-only, once each.
-
-    onnx's opener resolves the location beneath the model's folder and refuses absolute paths, ``..``, symbolic links
-    and hard links; those checks were wrong several times where they were written by hand (CVE-2022-25882,
-    CVE-2024-27318, CVE-2026-34446, CVE-2026-34447), so none are written here.
-    """
-
-    def __init__(self, base: Path | None) -> None:
-        self._base = base
-        self._maps: dict[str, mmap.mmap | bytes] = {}
-
-    def read(self, tensor: TensorProto) -> memoryview:
-        """The bytes of ``tensor``.
-
-        Raises:
-            ModelError: GO-306 if the file cannot be opened safely or does not hold the range.
-        """
-        fields = {entry.key: entry.value for entry in tensor.external_data}
-        location = fields.get("location", "")
-        if location == STUB_LOCATION or not location:
-            raise _external(tensor, location, "the location is missing")
-        data = self._mapped(location, tensor)
-        size = dtypes.raw_size(tensor.data_type, math.prod(tensor.dims))
-        try:
-            offset = int(fields.get("offset") or 0)
-            length = int(fields["length"]) if fields.get("length") else size
-        except ValueError:
-            raise _external(tensor, location, "offset or length is not a number") from None
-        if size is None:
-            raise _external(tensor, location, "string tensors cannot be external")
-        if length != size:
-            raise _external(tensor, location, f"its length is {length} bytes, {size} are needed")
-        if offset < 0 or offset + size > len(data):
-            raise _external(tensor, location, f"needs bytes {offset} to {offset + size}, the file has {len(data)}")
-        return memoryview(data)[offset : offset + size]
-
-    def _mapped(self, location: str, tensor: TensorProto) -> mmap.mmap | bytes:
-        if location not in self._maps:
-            descriptor = self._open(location, tensor)
-            try:
-                empty = os.fstat(descriptor).st_size == 0
-                self._maps[location] = b"" if empty else mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-            except OSError as error:
-                raise _external(tensor, location, str(error)) from None
-            finally:
-                os.close(descriptor)
-        return self._maps[location]
-
-    def _open(self, location: str, tensor: TensorProto) -> int:
-        if self._base is None:
-            raise _external(tensor, location, "a model in memory has no folder to look in")
-        try:
-            opened = onnx.checker.C._open_external_data(str(self._base), location, tensor.name, True)
-        except Exception as error:
-            raise _external(tensor, location, _first_line(error)) from None
-        return int(opened)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _external(tensor: TensorProto, location: str, why: str) -> ModelError:
-    return ModelError(
-        "GO-306",
-        f"cannot use the external data {location!r}",
-        where=f"tensor {tensor.name!r}",
-        why=why,
-        hint="keep the data file, a regular file under its own name, in the model's folder",
-    )
+    external: tuple[str, int] | None = None
 
 
 def decode(tensor: TensorProto, files: ExternalFiles, limits: Limits = DEFAULT_LIMITS) -> TensorRecord:
@@ -155,7 +57,10 @@ def decode(tensor: TensorProto, files: ExternalFiles, limits: Limits = DEFAULT_L
         )
     raise_first(tensor_size(tensor, limits))
     if tensor.data_location == TensorProto.EXTERNAL:
-        return TensorRecord(_header(tensor), _from_bytes(tensor, files.read(tensor)), raw=True)
+        array = _from_bytes(tensor, files.read(tensor))
+        location, offset, _ = place_in(tensor)
+        external = None if files.within_model(tensor) else (location, int(offset or 0))
+        return TensorRecord(_header(tensor), array, raw=True, external=external)
     if tensor.HasField("raw_data"):
         return TensorRecord(_header(tensor), _from_bytes(tensor, tensor.raw_data), raw=True)
     own = TensorProto()
@@ -244,8 +149,17 @@ def decode_sparse(
     return TensorRecord(source, frozen(dense.reshape(shape)), raw=False)
 
 
-def encode(name: str, array: Array, record: TensorRecord | None) -> TensorProto | onnx.SparseTensorProto:
-    """The tensor to write for a constant: the source's own form while its value was not replaced."""
+def encode(
+    name: str, array: Array, record: TensorRecord | None, *, deferred: bool = False
+) -> TensorProto | onnx.SparseTensorProto:
+    """The tensor to write for a constant: the source's own form while its value was not replaced.
+
+    Args:
+        name: its name.
+        array: its value.
+        record: where it came from.
+        deferred: leave raw data empty; it is put in when the model is written.
+    """
     if record is not None and record.array is array:
         restored = type(record.header)()
         restored.CopyFrom(record.header)
@@ -253,11 +167,14 @@ def encode(name: str, array: Array, record: TensorRecord | None) -> TensorProto 
             restored.values.name = name
             return restored
         if record.raw:
-            restored.raw_data = raw_bytes(array)
+            restored.raw_data = b"" if deferred else bytes(stored_bytes(array))
         if restored.name != name:
             restored.name = name
         return restored
-    fresh: TensorProto = numpy_helper.from_array(array, name)
+    if deferred:
+        fresh = TensorProto(name=name, data_type=dtypes.onnx_of(array.dtype), dims=array.shape, raw_data=b"")
+    else:
+        fresh = numpy_helper.from_array(array, name)
     _keep_notes(record, fresh)
     return fresh
 
@@ -292,17 +209,5 @@ def stub(
     return tensor
 
 
-def stored_size(array: Array) -> int:
-    """Bytes the values take on disk: sub-byte types are packed; strings count their UTF-8 bytes."""
-    if array.dtype == object:
-        return sum(len(s if isinstance(s, bytes) else str(s).encode()) for s in array.ravel())
-    size = dtypes.raw_size(dtypes.onnx_of(array.dtype), array.size)
-    return array.nbytes if size is None else size
-
-
-def raw_bytes(array: Array) -> bytes:
-    """The array as ONNX raw data: little-endian, sub-byte types packed."""
-    if (dtypes.bits_of(dtypes.onnx_of(array.dtype)) or 8) < 8:
-        packed: bytes = numpy_helper.from_array(array).raw_data
-        return packed
-    return array.tobytes()
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,12 +12,14 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import GraphoptError
 from graphopt.model import wellformed
+from graphopt.model.arrays import Array
+from graphopt.model.external import ExternalFiles
 from graphopt.model.findings import Finding
 from graphopt.model.interface import TensorSpec
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, attribute_graphs
-from graphopt.model.load import read_proto
+from graphopt.model.load import read_model
 from graphopt.model.model import Model
-from graphopt.model.weights import Array, ExternalFiles, decode, decode_sparse
+from graphopt.model.weights import decode, decode_sparse
 from graphopt.runtime.schemas import opens_version, runtime_domains
 from graphopt.runtime.session import Backend, open_session
 
@@ -37,12 +39,13 @@ def lint(path: Path, *, limits: Limits = DEFAULT_LIMITS, backend: Backend | None
         backend: what opens the session; onnxruntime itself when ``None``.
     """
     try:
-        proto = read_proto(path, limits)
+        file = read_model(path, limits)
     except GraphoptError as error:
         return (Finding.of(error),)
+    proto = file.proto
     found = list(wellformed.survey(proto, limits))
     if proto.HasField("graph"):
-        found += _tensors(proto, ExternalFiles(path.resolve().parent), limits)
+        found += _tensors(proto, file.files, limits)
     if not any(finding.severity == "error" for finding in found):
         found += _opened(path, limits, backend)
     rank = {"error": 0, "warning": 1, "note": 2}
@@ -153,7 +156,7 @@ def _interface(model: Model) -> Iterator[Finding]:
             "note",
             f"{len(names)} initializers are also inputs: the runtime cannot fold them",
             _listed(names),
-            hint="export without initializers among the inputs, unless callers set them",
+            hint="`graphopt run` freezes them where every weight is listed, --freeze-initializers always",
         )
     specs: list[TensorSpec] = [*model.interface.inputs, *model.interface.outputs]
     empty = [spec.name for spec in specs if 0 in (spec.shape or ())]

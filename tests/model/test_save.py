@@ -18,7 +18,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from graphopt.errors import OutputError
-from graphopt.model import save
+from graphopt.model import parts, save
 from graphopt.model.model import Model
 
 from .probes import model_of, value
@@ -101,7 +101,7 @@ def test_large_weights_go_to_one_aligned_data_file(
     model.save(tmp_path / "m.onnx")
     written = onnx.load(tmp_path / "m.onnx", load_external_data=False)
     entries = [{e.key: e.value for e in t.external_data} for t in written.graph.initializer]
-    assert [int(e["offset"]) % save.ALIGNMENT for e in entries] == [0, 0]
+    assert [int(e["offset"]) % parts.ALIGNMENT for e in entries] == [0, 0]
     assert len({e["location"] for e in entries}) == 1
     assert written.graph.initializer[1].doc_string == "kept"
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) >= model.file_size

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.errors import ModelError
 from graphopt.model import dtypes
+from graphopt.model.arrays import frozen, stored_bytes, stored_size
 from graphopt.model.model import Model
-from graphopt.model.weights import frozen, raw_bytes, stored_size
 
 from .probes import model_of, with_every_element_type
 
@@ -166,7 +166,7 @@ def test_replaced_values_of_every_type_are_written_as_they_are() -> None:
         if array.dtype == object:
             assert list(written[name].string_data) == [text.encode() for text in array]
         else:
-            assert written[name].raw_data == raw_bytes(array)
+            assert written[name].raw_data == stored_bytes(array)
             assert numpy_helper.to_array(written[name]).tobytes() == array.tobytes()
 
 
@@ -174,7 +174,7 @@ def test_replaced_values_of_every_type_are_written_as_they_are() -> None:
 def test_stored_sizes_are_packed(name: str, size: int) -> None:
     dtype = dtypes.numpy_of(TensorProto.DataType.Value(name))
     array = frozen(np.ones(5, dtype))
-    assert stored_size(array) == size == len(raw_bytes(array))
+    assert stored_size(array) == size == len(stored_bytes(array))
 
 
 def test_sparse_initializers_are_seen_dense_and_written_sparse_until_replaced() -> None:

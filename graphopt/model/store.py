@@ -1,0 +1,177 @@
+"""Replaced weights: kept in memory up to a limit, beyond it in files that are mapped.
+
+The files lie in a folder beneath the system's temporary folder (``TMPDIR`` says where). Each goes with the array that
+reads it, the folder with the last of them. A process that is killed leaves its folder behind; the next one removes it:
+a folder whose lock nobody holds has no owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from graphopt.errors import LimitError
+from graphopt.model.arrays import Array, bytes_of, frozen
+from graphopt.model.mapping import Place, map_file, place_of
+
+try:
+    import fcntl
+except ImportError:  # only POSIX has it; elsewhere folders of killed processes stay
+    fcntl = None  # type: ignore[assignment]
+
+MAX_MEMORY = 1 << 30
+"""Bytes of replaced weights that stay in memory where nobody says otherwise."""
+SMALL = 1 << 16
+"""Bytes below which an array stays in memory whatever the limit: a file of its own would cost as much."""
+_PREFIX = "graphopt-weights-"
+
+
+class WeightStore:
+    """Holds the arrays that replace weights; one for a model and all its clones.
+
+    Args:
+        max_memory: bytes of arrays to keep in memory; what comes beyond it goes to files.
+    """
+
+    def __init__(self, max_memory: int = MAX_MEMORY) -> None:
+        self.max_memory = max_memory
+        self._held: dict[int, int] = {}
+        self._staged: dict[int, Array] = {}
+        self._folder: _Folder | None = None
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory that count towards the limit."""
+        return sum(self._held.values())
+
+    def keep(self, value: npt.ArrayLike) -> Array:
+        """``value`` as a read-only array, in memory or in a mapped file.
+
+        Raises:
+            LimitError: GO-701, the limit is reached and the temporary file cannot be written.
+        """
+        array = frozen(value)
+        if not _movable(array) or id(array) in self._held or place_of(array) is not None:
+            return array
+        if self.held + array.nbytes > self.max_memory:
+            return self._filed(array)
+        self._held[id(array)] = array.nbytes
+        _when_gone(array, self._held)
+        return array
+
+    def placed(self, array: Array) -> Place | None:
+        """A place in a file where another reader of the file finds ``array``, aligned to its elements.
+
+        An array without such a place is copied to a file, once for as long as it lives; ``None`` for a small one, one
+        of strings, and where no file can be written.
+        """
+        place = place_of(array)
+        if place is not None and place.offset % array.dtype.itemsize == 0 and place.is_current:
+            return place
+        if not _movable(array):
+            return None
+        if id(array) not in self._staged:
+            try:
+                self._staged[id(array)] = self._filed(array)
+            except LimitError:
+                return None
+            _when_gone(array, self._staged)
+        return place_of(self._staged[id(array)])
+
+    def _filed(self, array: Array) -> Array:
+        if self._folder is None:
+            self._folder = _Folder()
+        return self._folder.take(array)
+
+
+def _movable(array: Array) -> bool:
+    return array.nbytes >= SMALL and array.dtype != object
+
+
+def _when_gone(array: Array, table: dict[int, Any]) -> None:
+    """Forgets an array that nobody has any more; its ``id`` may belong to another one then."""
+    weakref.finalize(array, table.pop, id(array), None).atexit = False
+
+
+class _Folder:
+    """A temporary folder of files, one an array; removed when neither a store nor an array refers to it any more."""
+
+    def __init__(self) -> None:
+        _remove_stale()
+        with _writing():
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            lock = os.open(self.path / "lock", os.O_CREAT | os.O_WRONLY)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        weakref.finalize(self, _remove, self.path, lock, os.getpid())
+        self._count = 0
+
+    def take(self, array: Array) -> Array:
+        """A copy of ``array`` in a mapped file."""
+        self._count += 1
+        path = self.path / str(self._count)
+        with _writing():
+            try:
+                with path.open("xb") as file:
+                    file.write(bytes_of(array))
+                with path.open("rb") as file:
+                    mapped = map_file(file.fileno(), path)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
+        if mapped is None:
+            return array
+        # The folder lives as long as one of its files is mapped: the callback refers to it.
+        weakref.finalize(mapped, _unlink, path, os.getpid(), self).atexit = False
+        return np.frombuffer(memoryview(mapped), array.dtype).reshape(array.shape)
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise LimitError(
+            "GO-701",
+            "--max-memory is reached, and the temporary file for more weights cannot be written",
+            where=tempfile.gettempdir(),
+            why=error.strerror or str(error),
+            hint="make room there, point TMPDIR elsewhere, or raise --max-memory",
+        ) from None
+
+
+def _unlink(path: Path, owner: int, _folder: _Folder) -> None:
+    if os.getpid() == owner:  # a forked child lets go of its arrays too
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _remove(path: Path, lock: int, owner: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(lock)
+    if os.getpid() == owner:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove_stale() -> None:
+    """Removes the folders that killed processes left."""
+    if fcntl is None:
+        return
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):  # not ours, or just being made or removed
+            lock = os.open(path / "lock", os.O_WRONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(lock)
