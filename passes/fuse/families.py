@@ -6,6 +6,8 @@ from graphopt.passes.fuse.absorb_pad import AbsorbPad
 from graphopt.passes.fuse.compose_transposes import ComposeTransposes
 from graphopt.passes.fuse.compose_views import ComposeViews
 from graphopt.passes.fuse.gate_add import GateAdd
+from graphopt.passes.fuse.gelu_erf import GeluErf
+from graphopt.passes.fuse.gelu_tanh import GeluTanh
 from graphopt.passes.fuse.hard_sigmoid import HardSigmoid
 from graphopt.passes.fuse.hard_swish import HardSwish
 from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
@@ -16,7 +18,11 @@ from graphopt.passes.simplify.fold_batchnorm import FoldBatchNorm
 from graphopt.pipeline.families import Family
 
 FAMILIES: tuple[Family, ...] = (
-    Family("activations", "activations written out in arithmetic become one operator", (HardSwish, HardSigmoid)),
+    Family(
+        "activations",
+        "activations written out in arithmetic become one operator",
+        (HardSwish, HardSigmoid, GeluErf, GeluTanh),
+    ),
     Family("pads", "Conv and pools pad for themselves", (AbsorbPad,)),
     Family("views", "chains of reshapes and transposes become one", (ComposeTransposes, ComposeViews)),
     Family("gate", "a tensor added to its own gated form becomes one product", (GateAdd,)),

@@ -28,8 +28,9 @@ class HardSwish(Rule):
     only: the ramp by 3e-7 of its span, the product by as much of |x|; constants off by 1e-6 move it by 1.5e-6 for
     |x| ≤ 3 and not at all beyond. Inputs that make x · 6 overflow (|x| > 5.6e37) gave inf and now give x.
     Effect: onnxruntime's CPU provider expands HardSwish into HardSigmoid and Mul, keeps both in the blocked layout of
-    the convolutions and, where a Conv precedes, takes them into it; of Clip and Add it does neither. Measured: not
-    measured.
+    the convolutions and, where a Conv precedes, takes them into it; of Clip and Add it does neither. Measured on one
+    thread of an AVX2 processor, onnxruntime 1.32: an OCR detector with 24 of them 1.08x [1.07, 1.10], and on top of
+    `scale-shift-after`, which brings each next to its Conv, 1.12x; an OCR recogniser with 28 1.06x [1.04, 1.07].
     Without opset 14 (and no way to it) it is written as x · HardSigmoid(x), which runs the same.
     Refuses: other constants (2.9 is not 3); an inner tensor with another user.
     """

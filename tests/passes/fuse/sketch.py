@@ -61,7 +61,7 @@ def formula_model(
     dtype: int = onnx.TensorProto.FLOAT,
     also: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """``y = formula(x · 3)``: the product is there so that x is computed, and so that values lie on both sides.
+    """``y = -formula(3 · x)``: x is computed, and the formula ends inside the graph, as in real models.
 
     Args:
         formula: adds nodes to a sketch and gives the name of its result.
@@ -75,7 +75,7 @@ def formula_model(
     sketch = Sketch(opset, number_shape)
     numpy_type = onnx.helper.tensor_dtype_to_np_dtype(dtype)
     start = sketch.op("Mul", sketch.input("x", shape, dtype), np.asarray(3, numpy_type))
-    sketch.node("Identity", [formula(sketch, start)], "y")
+    sketch.node("Neg", [formula(sketch, start)], "y")
     sketch.output("y", shape if result is None else result, dtype)
     for op in also:
         inner = next(node.output[0] for node in sketch.nodes if node.op_type == op)
