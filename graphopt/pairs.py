@@ -62,7 +62,7 @@ class Conditions:
             given = read_samples(self.data, model.interface, preprocess=preprocess)
         prepared = prepare_feeds(model, given, seed=self.seed, dims=self.dims, shapes=self.shapes, target=self.target)
         if prepared.feeds is None:
-            raise RuntimeFailure("GO-605", "the reference cannot be run", where=str(model.path), why=prepared.reason)
+            raise RuntimeFailure("GO-605", "the model cannot be run", where=str(model.path), why=prepared.reason)
         return prepared.feeds
 
 

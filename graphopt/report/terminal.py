@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TextIO
 
 from graphopt.report.schema import (
@@ -68,12 +68,22 @@ def print_report(report: Report, *, report_path: str = "", verbose: bool = False
         verbose: every place left alone with its reason, every check, every output.
         stream: where to write instead of standard output.
     """
+    print_lines(lambda width: render_lines(report, width=width, report_path=report_path, verbose=verbose), stream)
+
+
+def print_lines(lines_for: Callable[[int], Iterable[Line]], stream: TextIO | None = None) -> None:
+    """Write lines, in colour on a terminal, else as plain text.
+
+    Args:
+        lines_for: gives the lines for a number of columns.
+        stream: where to write instead of standard output.
+    """
     out = stream or sys.stdout
     if out.isatty():
         width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
-        _print_styled(render_lines(report, width=width, report_path=report_path, verbose=verbose), out, width)
-        return
-    out.write(encodable(render(report, report_path=report_path, verbose=verbose), out.encoding))
+        _print_styled(list(lines_for(max(width, LEAST_WIDTH))), out, width)
+    else:
+        out.write(encodable(as_text(lines_for(PLAIN_WIDTH)), out.encoding))
 
 
 def render(report: Report, *, width: int = PLAIN_WIDTH, report_path: str = "", verbose: bool = False) -> str:

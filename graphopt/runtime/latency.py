@@ -176,7 +176,7 @@ def measure_pair(
     timer = clock or clock_for(baseline, candidate)
     start = timer.wall()
     pool = [feeds[i] for i in range(min(len(feeds), MOST_FEEDS))]
-    with _no_collector():
+    with no_collector():
         runs = _warm_up((baseline, candidate), pool, warmup, timer)
         times: tuple[list[float], list[float]] = ([], [])
         wanted = _until_known(times, min_pairs, half_width, lambda: timer.wall() - start >= max_seconds)
@@ -288,7 +288,7 @@ def _stats(times: list[float], runs: int) -> LatencyStats:
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     """Keep Python's garbage collector out of the timed blocks."""
     was_on = gc.isenabled()
     gc.disable()

@@ -69,12 +69,25 @@ def optimized_nodes(
             optimized_path=path,
             backend=backend,
         )
-        try:
-            proto = onnx.load_model(path, load_external_data=False)
-        except Exception as error:
-            what = "onnxruntime did not write down its optimized graph"
-            raise RuntimeFailure("GO-603", what, why=first_line(error)) from error
-    return tuple(_nodes(proto.graph))
+        return read_optimized(path)
+
+
+def read_optimized(path: Path, *, bodies: bool = True) -> tuple[OptimizedNode, ...]:
+    """The nodes of a graph that onnxruntime wrote down.
+
+    Args:
+        path: the file a session was told to write.
+        bodies: include the nodes inside If, Loop and Scan.
+
+    Raises:
+        RuntimeFailure: GO-603, the file is missing or cannot be read.
+    """
+    try:
+        proto = onnx.load_model(path, load_external_data=False)
+    except Exception as error:
+        what = "onnxruntime did not write down its optimized graph"
+        raise RuntimeFailure("GO-603", what, why=first_line(error)) from error
+    return tuple(_nodes(proto.graph, bodies))
 
 
 def optimized_ops(
@@ -101,12 +114,12 @@ def optimized_ops(
     )
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[OptimizedNode]:
+def _nodes(graph: onnx.GraphProto, bodies: bool) -> Iterator[OptimizedNode]:
     pending = [graph]
     while pending:
         body = pending.pop()
         for node in body.node:
             op = f"{node.domain}:{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
             yield OptimizedNode(op, node.name, tuple(node.input), tuple(node.output))
-            for attribute in node.attribute:
+            for attribute in node.attribute if bodies else ():
                 pending.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)

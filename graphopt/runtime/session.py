@@ -56,9 +56,26 @@ class RawSession(Protocol):
         """Values of the named outputs."""
         ...
 
+    def end_profiling(self) -> str:
+        """Stop the profiler and give the name of the file that it wrote."""
+        ...
+
 
 ProviderList = list[tuple[str, dict[str, str]]]
 """Provider names with their options, best first."""
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A model taken apart, as ``Model.skeleton`` gives it.
+
+    Attributes:
+        proto: the graph, with stubs for the larger weights.
+        weights: those weights by name.
+    """
+
+    proto: onnx.ModelProto
+    weights: Mapping[str, Array]
 
 
 class Backend(Protocol):
@@ -137,7 +154,7 @@ class Session:
 
 
 def open_session(
-    model: Model | bytes | Path,
+    model: Model | Skeleton | bytes | Path,
     *,
     provider: ProviderSpec | None = None,
     threads: int = 1,
@@ -145,12 +162,14 @@ def open_session(
     custom_op_libraries: Sequence[str] = (),
     extra_outputs: Sequence[str] = (),
     optimized_path: Path | None = None,
+    profile_prefix: Path | None = None,
+    config: Mapping[str, str] | None = None,
     backend: Backend | None = None,
 ) -> Session:
     """Open a model in onnxruntime.
 
     Args:
-        model: a Model (its weights are handed over in memory), the bytes of a complete model, or a file.
+        model: a Model or Skeleton (weights are handed over in memory), the bytes of a complete model, or a file.
         provider: where to run; the CPU provider when ``None``. The CPU provider always stands behind it for
             nodes that it does not take.
         threads: intra-op threads; 0 leaves the choice to onnxruntime.
@@ -158,6 +177,8 @@ def open_session(
         custom_op_libraries: shared libraries to register (native code: only on the user's word).
         extra_outputs: tensors of the top-level graph that the session returns after the model's own outputs.
         optimized_path: where onnxruntime writes the graph as it optimized it.
+        profile_prefix: how the file begins that onnxruntime's profiler writes; ``None``: it is off.
+        config: further entries of the session's configuration, by onnxruntime's key.
         backend: what opens the session; onnxruntime itself when ``None``.
 
     Raises:
@@ -168,6 +189,11 @@ def open_session(
     engine: Backend = backend or OnnxRuntime()
     require_available(spec, engine.available())
     options = _session_options(threads, optimization, custom_op_libraries, optimized_path)
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
     label = _label(model)
     source, alive = _source(model, extra_outputs, options)
     try:
@@ -234,15 +260,15 @@ def _session_options(
     return options
 
 
-def _label(model: Model | bytes | Path) -> str:
-    if isinstance(model, bytes):
+def _label(model: Model | Skeleton | bytes | Path) -> str:
+    if isinstance(model, bytes | Skeleton):
         return "the model"
     path = model if isinstance(model, Path) else model.path
     return path.name if path else "the model"
 
 
 def _source(
-    model: Model | bytes | Path, extra_outputs: Sequence[str], options: ort.SessionOptions
+    model: Model | Skeleton | bytes | Path, extra_outputs: Sequence[str], options: ort.SessionOptions
 ) -> tuple[bytes | str, tuple[object, ...]]:
     """What onnxruntime opens, and what must stay alive as long as the session."""
     if isinstance(model, Path) and not extra_outputs:
@@ -255,10 +281,10 @@ def _source(
         from graphopt.model.model import Model
 
         model = Model.open(model)
-    skeleton, weights = model.skeleton()
+    taken = model if isinstance(model, Skeleton) else Skeleton(*model.skeleton())
     proto = onnx.ModelProto()
-    proto.CopyFrom(skeleton)
-    alive = _hand_over(proto, weights, options)
+    proto.CopyFrom(taken.proto)
+    alive = _hand_over(proto, taken.weights, options)
     return _with_outputs(proto, extra_outputs).SerializeToString(), alive
 
 

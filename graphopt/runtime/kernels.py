@@ -1,0 +1,258 @@
+"""What each node of the optimized graph costs, from onnxruntime's profiler, beside the session's time without it.
+
+The profiler writes whole microseconds, cut off, and does work of its own inside the time that it writes down:
+it spells out the shapes of each node's inputs and outputs. ``profiler_cost`` measures that work on nodes that
+have nothing to do. Nothing here is corrected by it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from graphopt.data.samples import Feed
+from graphopt.errors import RuntimeFailure
+from graphopt.progress import Progress, Silent
+from graphopt.runtime.latency import THREAD_CPU, ClockName, clock_for, no_collector
+from graphopt.runtime.optimized import OptimizedNode, read_optimized
+from graphopt.runtime.session import Session, Skeleton, first_line, open_session
+from graphopt.runtime.target import Target
+
+WARMUP = 2
+BLOCK = 4
+"""Runs of one session in a row; the first warms the caches that the other session has taken, and does not count."""
+MOST_EVENTS = 60_000
+"""The profiler keeps events in memory and writes about half a kilobyte of text for each."""
+LEAST_BLOCKS = 3
+IDLE_NODES = 100
+
+_EVENT = "_kernel_time"
+FLUSH = "session.set_denormal_as_zero"
+
+
+@dataclass(frozen=True)
+class KernelTime:
+    """One node of the optimized graph.
+
+    Attributes:
+        node: as onnxruntime runs it.
+        milliseconds: wall time of one run of the model, from the profiler.
+    """
+
+    node: OptimizedNode
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Times of one model.
+
+    Attributes:
+        kernels: the top-level nodes that ran, in the order of running; a node with a body contains it.
+        session_ms: one run of the session without the profiler; 0 where it was not timed.
+        clock: what ``session_ms`` counts.
+        lost_ms: what one counted run with the profiler lost to other processes: wall less CPU time; 0 where several
+            threads or another provider compute.
+        runs: runs counted per feed.
+    """
+
+    kernels: tuple[KernelTime, ...]
+    session_ms: float
+    clock: ClockName
+    lost_ms: float
+    runs: int
+
+    @property
+    def total_ms(self) -> float:
+        """All nodes together."""
+        return sum(kernel.milliseconds for kernel in self.kernels)
+
+
+def record(
+    model: Skeleton,
+    feeds: Sequence[Feed],
+    *,
+    target: Target,
+    runs: int,
+    seconds: float = 60.0,
+    beside: bool = True,
+    config: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Recording:
+    """Time each node with the profiler on, and the whole session with it off, in turn.
+
+    Of each session's runs the half counts that lost the least time to other processes (wall less CPU time of the
+    calling thread). The figures are medians of those, made finer than the profiler's whole microseconds: means of the
+    middle third. Over several feeds they are averaged.
+
+    Args:
+        model: what to run, at ORT_ENABLE_ALL.
+        feeds: at least one; each is run equally often.
+        target: its first provider, threads and custom-op libraries are used.
+        runs: blocks of runs per feed.
+        seconds: no new block is begun after that long.
+        beside: time the session without the profiler too.
+        config: further entries of the session's configuration.
+        progress: where each block is reported.
+
+    Raises:
+        RuntimeFailure: GO-603 or GO-604, the model does not open or run.
+    """
+    common: dict[str, Any] = {
+        "provider": target.provider,
+        "threads": target.threads,
+        "custom_op_libraries": target.custom_op_libraries,
+        "config": config,
+    }
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        graph = Path(folder) / "optimized.onnx"
+        profiled = open_session(model, profile_prefix=Path(folder) / "profile", optimized_path=graph, **common)
+        nodes = read_optimized(graph, bodies=False)
+        plain = open_session(model, **common) if beside else None
+        blocks = _blocks(runs, len(nodes), len(feeds))
+        runs_of = [_Runs(session, len(feeds)) for session in (profiled, plain) if session is not None]
+        _take_turns(runs_of, feeds, blocks, seconds, progress or Silent())
+        events = _events(profiled)
+    own = runs_of[0].calm()
+    session_ms = float(np.mean([middle(run.own_ms for run in runs) for runs in runs_of[-1].calm()])) if plain else 0.0
+    return Recording(
+        tuple(_per_node(events, nodes, [[run.number for run in runs] for runs in own])),
+        session_ms,
+        clock_for(profiled).name,
+        float(np.mean([middle(run.lost_ms for run in runs) for runs in own])),
+        len(own[0]),
+    )
+
+
+def middle(values: Iterable[float]) -> float:
+    """The mean of the middle third: the median, finer than the steps of the clock; 0 of no values."""
+    ordered = np.sort(np.fromiter(values, np.float64))
+    cut = (len(ordered) - 1) // 3
+    return float(np.mean(ordered[cut : len(ordered) - cut])) if len(ordered) else 0.0
+
+
+def profiler_cost() -> float:
+    """Milliseconds of its own work that the profiler counts for each node, on this machine.
+
+    Measured on a chain of nodes that add two numbers: what the profiler writes down for one, less what one more of
+    them adds to a run without the profiler. The rank is that of a picture, since spelling out the shapes is the work.
+    """
+    target = Target()
+    feed = {"t0": np.ones((1, 1, 1, 1), np.float32)}
+    short, long = (_chain(count) for count in (1, IDLE_NODES + 1))
+    one = record(short, [feed], target=target, runs=8)
+    many = record(long, [feed], target=target, runs=8)
+    each = (many.session_ms - one.session_ms) / IDLE_NODES
+    return max(0.0, many.total_ms / len(many.kernels) - each)
+
+
+def _chain(count: int) -> Skeleton:
+    nodes = [helper.make_node("Add", [f"t{i}", "t0"], [f"t{i + 1}"], name=f"n{i}") for i in range(count)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1] * 4) for name in ("t0", f"t{count}")]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:])
+    proto: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    return Skeleton(proto, {})
+
+
+def _blocks(runs: int, nodes: int, feeds: int) -> int:
+    return max(LEAST_BLOCKS, min(runs, MOST_EVENTS // (max(1, nodes) * BLOCK * max(1, feeds))))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run: its number among the session's, its own time, and what it lost to other processes."""
+
+    number: int
+    own_ms: float
+    lost_ms: float
+
+
+class _Runs:
+    """The runs of one session."""
+
+    def __init__(self, session: Session, feeds: int) -> None:
+        self._session = session
+        self._count = 0
+        self._clock = clock_for(session)
+        self._kept: list[list[_Run]] = [[] for _ in range(feeds)]
+
+    def warm_up(self, feed: Feed) -> None:
+        for _ in range(WARMUP):
+            self._once(feed)
+
+    def block(self, index: int, feed: Feed) -> None:
+        for run in range(BLOCK):
+            found = self._once(feed)
+            if run:
+                self._kept[index].append(found)
+
+    def calm(self) -> list[list[_Run]]:
+        """Per feed, the half that lost the least."""
+        return [sorted(runs, key=lambda run: run.lost_ms)[: max(1, len(runs) // 2)] for runs in self._kept]
+
+    def _once(self, feed: Feed) -> _Run:
+        wall, own = time.perf_counter_ns(), self._clock.now()
+        self._session.run(feed)
+        own, wall = self._clock.now() - own, time.perf_counter_ns() - wall
+        self._count += 1
+        return _Run(self._count - 1, own / 1e6, max(0.0, (wall - own) / 1e6) if self._clock is THREAD_CPU else 0.0)
+
+
+def _take_turns(
+    sessions: Sequence[_Runs], feeds: Sequence[Feed], blocks: int, seconds: float, progress: Progress
+) -> None:
+    for session in sessions:
+        session.warm_up(feeds[0])
+    start = time.perf_counter()
+    with no_collector():
+        for block in progress.track(range(blocks), label="profiling"):
+            if block >= LEAST_BLOCKS and time.perf_counter() - start > seconds:
+                break
+            for index, feed in enumerate(feeds):
+                for session in sessions:
+                    session.block(index, feed)
+
+
+def _events(session: Session) -> list[dict[str, Any]]:
+    path = Path(session.raw.end_profiling())
+    try:
+        loaded: list[dict[str, Any]] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        what = "onnxruntime's profiler wrote nothing that can be read"
+        raise RuntimeFailure("GO-603", what, why=first_line(error)) from error
+    return loaded
+
+
+def _per_node(
+    events: Sequence[Mapping[str, Any]], nodes: Sequence[OptimizedNode], counted: Sequence[Sequence[int]]
+) -> Iterable[KernelTime]:
+    """One entry for each top-level node that ran; ``counted``: numbers of the runs that count, per feed."""
+    starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")
+    by_name = {node.name: node for node in nodes if node.name}
+    unnamed = {node.op: node for node in nodes if not node.name}
+    found: dict[str, OptimizedNode] = {}
+    durations: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") != "Node" or not name.endswith(_EVENT):
+            continue
+        name = name.removesuffix(_EVENT)
+        op = str(event.get("args", {}).get("op_name", ""))
+        node = by_name.get(name) or (unnamed.get(op) if name.startswith(f"{op}_") else None)
+        if node is not None:  # else inside a body: its time is part of the node that holds the body
+            found.setdefault(name, node)
+            durations[name][bisect_right(starts, event["ts"]) - 1] += event["dur"] / 1e3
+    for name, node in found.items():
+        per_feed = [middle(durations[name].get(run, 0.0) for run in runs) for runs in counted]
+        yield KernelTime(node, float(np.mean(per_feed)))
