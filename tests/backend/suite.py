@@ -133,6 +133,20 @@ def frozen(case: Case) -> tuple[onnx.ModelProto, dict[str, Any]] | None:
     return proto, {names[0]: feed[names[0]]}
 
 
+def listed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with every initializer among the inputs too, in IR 4 or later: each may be overridden."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    copy.ir_version = max(copy.ir_version, 4)
+    present = {value.name for value in copy.graph.input}
+    for tensor in copy.graph.initializer:
+        if tensor.name not in present:
+            copy.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            )
+    return copy
+
+
 def canonical(proto: onnx.ModelProto) -> bytes:
     """Bytes that are equal where the models are."""
     return proto.SerializeToString(deterministic=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.backend.suite import Case, all_cases, every_fifth, frozen
+from tests.backend.suite import Case, all_cases, every_fifth, frozen, listed
 from tests.backend.sweep import ACTIVE, EAGER, IDLE, ZERO, check_active, check_idle
 
 PARTS = 6
@@ -45,6 +45,16 @@ def test_a_pass_breaks_no_model_of_all(text: str, counts: Counter[str]) -> None:
 @pytest.mark.parametrize("text", EAGER)
 def test_a_pass_breaks_no_model_with_weights_of_all(text: str, counts: Counter[str]) -> None:
     _assert_sound_with_weights(all_cases(), text, counts)
+
+
+def test_what_may_be_overridden_is_frozen(counts: Counter[str]) -> None:
+    faults: list[str] = []
+    for case in every_fifth():
+        held = frozen(case)
+        if held is not None:
+            faults += check_active(case.name, listed(held[0]), held[1], "freeze-initializers", counts)
+    assert not faults, "\n".join(faults)
+    assert counts["applied"] > 100
 
 
 def _assert_sound(cases: Iterable[Case], text: str, counts: Counter[str]) -> None:

@@ -25,6 +25,7 @@ from graphopt.testing import builders, formats
 from graphopt.testing.draft import Draft
 from graphopt.testing.strategies import feature_maps
 from graphopt.testing.trial import default_samples
+from tests.backend.suite import listed
 
 
 def context(model: Model, fed: frozenset[str] = frozenset(), **words: Any) -> PassContext:
@@ -46,28 +47,6 @@ def frozen(proto: onnx.ModelProto, fed: frozenset[str] = frozenset(), **options:
     result = FreezeInitializers(FreezeInitializers.Options(**options)).run(context(model, fed, **options))
     model.finish()
     return model, result
-
-
-def listed(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with every initializer among the inputs too."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    present = {value.name for value in copy.graph.input}
-    for tensor in copy.graph.initializer:
-        if tensor.name not in present:
-            copy.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    return copy
-
-
-def unlisted(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with no initializer among the inputs."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    weights = {tensor.name for tensor in copy.graph.initializer}
-    inputs = [value for value in copy.graph.input if value.name not in weights]
-    del copy.graph.input[:]
-    copy.graph.input.extend(inputs)
-    return copy
 
 
 def unpacked(proto: onnx.ModelProto, feed: Any) -> list[bytes]:
@@ -99,9 +78,7 @@ def test_only_the_listing_goes() -> None:
 
 @pytest.mark.parametrize("name", sorted(builders.ALL))
 def test_outputs_are_bit_identical_once_packing_is_off(name: str) -> None:
-    plain = builders.ALL[name](0)
-    plain.ir_version = max(plain.ir_version, 4)
-    source = listed(plain)
+    source = listed(builders.ALL[name](0))
     model, _ = frozen(source)
     assert model.interface.overridable == ()
     feed = default_samples(model)[0]
