@@ -130,7 +130,7 @@ def _export_inputs(
 def _declared(tensor: gs.Tensor, declarations: Mapping[str, onnx.ValueInfoProto]) -> onnx.ValueInfoProto:
     """The declaration of an input or output: the source's, unless an edit gave the tensor another type."""
     source = declarations.get(tensor.name)
-    if source is not None and agrees(tensor, source):
+    if source is not None and (tensor.dtype is None or agrees(tensor, source)):
         return source
     return value_info(tensor, source)
 
