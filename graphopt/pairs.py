@@ -93,7 +93,7 @@ def validate_pair(
     scored = samples.labels is not None or score is not None
     require_samples(wanted, real_samples=not samples.synthetic, scored=scored)
     found = []
-    for provider, sessions in _sessions(models, conditions.target):
+    for provider, sessions in _sessions(models, conditions.target, light=True):
         found.append(
             (
                 provider,
@@ -157,12 +157,19 @@ def bench_pair(
     )
 
 
-def _sessions(models: tuple[Model, Model], target: Target) -> Iterator[tuple[str, tuple[Session, Session]]]:
+def _sessions(
+    models: tuple[Model, Model], target: Target, *, light: bool = False
+) -> Iterator[tuple[str, tuple[Session, Session]]]:
     for provider in target.providers:
-        yield str(provider), (_open(models[0], provider, target), _open(models[1], provider, target))
+        first, second = (_open(model, provider, target, light) for model in models)
+        yield str(provider), (first, second)
 
 
-def _open(model: Model, provider: ProviderSpec, target: Target) -> Session:
+def _open(model: Model, provider: ProviderSpec, target: Target, light: bool) -> Session:
     return open_session(
-        model, provider=provider, threads=target.threads, custom_op_libraries=target.custom_op_libraries
+        model,
+        provider=provider,
+        threads=target.threads,
+        custom_op_libraries=target.custom_op_libraries,
+        light=light,
     )

@@ -76,7 +76,8 @@ class Judge:
             return (), ()
         comparisons, latencies = [], []
         for provider in self.target.providers:
-            sessions = self._open(self.source, provider), self._open(model, provider)
+            timed = self.measure and (model is not self.source or self.gates.min_speedup is not None)
+            sessions = self._open(self.source, provider, timed=timed), self._open(model, provider, timed=timed)
             samples = self.evaluation if self.evaluation is not None else feeds
             found = compare(
                 *sessions,
@@ -88,20 +89,20 @@ class Judge:
                 progress=self.progress,
             )
             comparisons.append((str(provider), found))
-            if self.measure and (model is not self.source or self.gates.min_speedup is not None):
-                timed = samples.first(TIMED_FEEDS)
-                latencies.append((str(provider), self._time(sessions, timed)))
+            if timed:
+                latencies.append((str(provider), self._time(sessions, samples.first(TIMED_FEEDS))))
         return tuple(comparisons), tuple(latencies)
 
     def _time(self, sessions: tuple[Session, Session], feeds: Samples) -> PairedLatency:
         return measure_pair(*sessions, feeds, max_seconds=self.max_seconds, progress=self.progress)
 
-    def _open(self, model: Model, provider: ProviderSpec) -> Session:
+    def _open(self, model: Model, provider: ProviderSpec, *, timed: bool) -> Session:
         return open_session(
             model,
             provider=provider,
             threads=self.target.threads,
             custom_op_libraries=self.target.custom_op_libraries,
+            light=not timed,
         )
 
 

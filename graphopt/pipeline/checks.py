@@ -119,6 +119,7 @@ def _run_finite(before: Model, candidate: Model, feeds: Samples, target: Target)
             provider=target.provider,
             threads=target.threads,
             custom_op_libraries=target.custom_op_libraries,
+            light=True,
         )
         for m in (before, candidate)
     ]

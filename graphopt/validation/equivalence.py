@@ -274,4 +274,5 @@ def _open(model: Model, target: Target, level: Optimization, extra: Sequence[str
         optimization=level,
         custom_op_libraries=target.custom_op_libraries,
         extra_outputs=extra,
+        light=True,
     )

@@ -97,6 +97,7 @@ def prepare_feeds(
             threads=target.threads,
             optimization="none",
             custom_op_libraries=target.custom_op_libraries,
+            light=True,
         )
     except RuntimeFailure as error:
         return PreparedFeeds(None, str(error))

@@ -184,6 +184,6 @@ def _runtime(model: Model, backend: Backend | None) -> Iterator[Finding]:
         yield Finding("GO-323", "warning", what, why=why, hint="upgrade onnxruntime, or export with an older opset")
         return
     try:
-        open_session(model, optimization="basic", backend=backend)
+        open_session(model, optimization="basic", light=True, backend=backend)
     except GraphoptError as error:
         yield Finding.of(error, "warning")

@@ -74,6 +74,7 @@ def three_way(
             threads=target.threads,
             optimization=level,
             custom_op_libraries=target.custom_op_libraries,
+            light=True,
         )
         for model, level in levels
     ]
