@@ -70,6 +70,8 @@ class Scope:
         target: where the result will run.
         removed: nodes removed so far, by ``id``; they are held so that no new node gets their ``id``.
         touched: nodes to look at again.
+        memory: what rules found out about the model and keep for each other, by its class; it must stay true while
+            they rewrite.
     """
 
     model: Model
@@ -79,6 +81,7 @@ class Scope:
     target: Target = field(default_factory=Target)
     removed: dict[int, gs.Node] = field(default_factory=dict)
     touched: list[gs.Node] = field(default_factory=list)
+    memory: dict[type, Any] = field(default_factory=dict)
     _unreachable: dict[int, str] = field(default_factory=dict)
 
     @property

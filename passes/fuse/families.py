@@ -5,15 +5,18 @@ from __future__ import annotations
 from graphopt.passes.fuse.absorb_pad import AbsorbPad
 from graphopt.passes.fuse.compose_transposes import ComposeTransposes
 from graphopt.passes.fuse.compose_views import ComposeViews
+from graphopt.passes.fuse.constant_shapes import ConstantShapes
 from graphopt.passes.fuse.gate_add import GateAdd
 from graphopt.passes.fuse.gelu_erf import GeluErf
 from graphopt.passes.fuse.gelu_tanh import GeluTanh
 from graphopt.passes.fuse.hard_sigmoid import HardSigmoid
 from graphopt.passes.fuse.hard_swish import HardSwish
 from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
+from graphopt.passes.fuse.reshape_targets import ReshapeTargets
 from graphopt.passes.fuse.scale_shift_after import ScaleShiftAfter
 from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
 from graphopt.passes.fuse.scale_through_shift import ScaleThroughShift
+from graphopt.passes.fuse.shared_shapes import SharedShapes
 from graphopt.passes.simplify.fold_batchnorm import FoldBatchNorm
 from graphopt.pipeline.families import Family
 
@@ -33,5 +36,10 @@ FAMILIES: tuple[Family, ...] = (
         (ScaleShiftAfter, FoldBatchNorm, ScaleShiftBefore, ScaleThroughShift),
     ),
     Family("duplicates", "equal subexpressions are computed once", (MergeDuplicates,)),
+    Family(
+        "shapes",
+        "shape arithmetic becomes constant, or one chain for the whole model",
+        (ConstantShapes, ReshapeTargets, SharedShapes),
+    ),
 )
 """In the order in which their rules are tried at a node."""
