@@ -22,61 +22,27 @@ last output with the user's file on all evaluation samples (pooled, and of the w
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
-import math
-import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
+from rounds import Feed, Replay, Row, decibel, load_module, open_file, time_rounds, vnni
 from run_models import NAMES, run_graphopt
 
 from graphopt.report.build import tool_record
-from graphopt.runtime.latency import median_interval
 
 VARIANTS = ["ort-int8", "ort-reduced", "ort-u8u8", "graphopt"]
 LEAST_OPSET = 13
 """Below it DequantizeLinear has no axis: no per-channel weights."""
-BLOCK_MS = 2.0
-
-Feed = dict[str, np.ndarray[Any, Any]]
-
-
-@dataclass
-class Row:
-    """One file of one model, and what was measured on it.
-
-    Attributes:
-        variant: which of ``VARIANTS``, or ``float``.
-        path: the file; None: there is none.
-        note: why there is none, or what else there is to say.
-        session: the file, opened.
-        ratio: float time / this row's time: median, lower and upper end of the 95 % interval.
-        median_ms: median time of one run.
-        sqnr: on the last output, in dB: pooled over the samples.
-        worst: the same, of the worst sample.
-        metric: the model's own score.
-    """
-
-    variant: str
-    path: Path | None
-    note: str = ""
-    session: ort.InferenceSession | None = None
-    ratio: tuple[float, float, float] | None = None
-    median_ms: float = math.nan
-    sqnr: float = math.nan
-    worst: float = math.nan
-    metric: float | None = None
+SETTINGS = {"ort-u8u8": {"session.x64quantprecision": "1"}}
+"""Session configuration of variants that need one."""
 
 
 def main() -> None:
@@ -102,22 +68,6 @@ def main() -> None:
             measure(rows, samples.load(name), samples, args.seconds)
             for row in rows:
                 print(format_row(name, row), flush=True)
-
-
-def vnni(instruction_sets: Sequence[str]) -> str:
-    """Whether the CPU multiplies u8 x s8 without saturating."""
-    return "yes" if any("vnni" in s or s == "amx_int8" for s in instruction_sets) else "no"
-
-
-def load_module(path: Path) -> ModuleType:
-    """Import a file as ``samples``, the name under which a worker process finds it again."""
-    spec = importlib.util.spec_from_file_location("samples", path.resolve())
-    if spec is None or spec.loader is None:
-        raise SystemExit(f"{path} cannot be imported")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["samples"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def make_rows(name: str, models: Path, folder: Path, variants: Sequence[str]) -> list[Row]:
@@ -222,39 +172,10 @@ def measure(rows: list[Row], samples: Any, module: ModuleType, seconds: float) -
     """Open every file, then fill in figures and times."""
     for row in rows:
         if row.path is not None:
-            row.session = open_file(row)
+            row.session = open_file(row, SETTINGS.get(row.variant))
     opened = [row for row in rows if row.session is not None]
     compare(opened, samples, module)
     time_rounds(opened, samples.eval[:8], seconds)
-
-
-def open_file(row: Row) -> ort.InferenceSession | None:
-    """A session on one thread; None, with a note, where onnxruntime refuses the file."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 4
-    if row.variant == "ort-u8u8":
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
-        return ort.InferenceSession(str(row.path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises its own types, by status code
-        row.note = f"does not open: {type(error).__name__}: {' '.join(str(error).split())[:90]}"
-        return None
-
-
-class Replay:
-    """Outputs computed before, for ``samples.score``."""
-
-    def __init__(self, session: ort.InferenceSession, first: list[np.ndarray[Any, Any]]) -> None:
-        self._session, self._first = session, iter(first)
-
-    def run(self, names: None, feed: Feed) -> list[np.ndarray[Any, Any]]:
-        """The next sample's first output."""
-        return [next(self._first)]
-
-    def get_modelmeta(self) -> Any:
-        """The model's own metadata."""
-        return self._session.get_modelmeta()
 
 
 def compare(rows: list[Row], samples: Any, module: ModuleType) -> None:
@@ -272,36 +193,6 @@ def compare(rows: list[Row], samples: Any, module: ModuleType) -> None:
     for r, row in enumerate(rows):
         row.metric = module.score(samples, Replay(row.session, first[r])) if row.session else None
         row.sqnr, row.worst = decibel(signal.sum(), noise[r].sum()), min(map(decibel, signal, noise[r]))
-
-
-def decibel(signal: float, noise: float) -> float:
-    """10 log10 of the energies' ratio."""
-    return 10 * math.log10(signal / noise) if signal and noise else math.inf if not noise else -math.inf
-
-
-def time_rounds(rows: list[Row], feeds: Sequence[Feed], seconds: float) -> None:
-    """Time all rows in turn, round after round; the order turns around every other round."""
-    sessions = [row.session for row in rows if row.session is not None]
-    runs = max(1, math.ceil(BLOCK_MS / min(block(s, f, 1) for _ in range(3) for s in sessions for f in feeds)))
-    times: list[list[float]] = [[] for _ in rows]
-    start, count = time.perf_counter(), 0
-    while count < 2 * len(feeds) or time.perf_counter() - start < seconds:
-        order = range(len(sessions))
-        for i in order if count % 2 == 0 else reversed(order):
-            times[i].append(block(sessions[i], feeds[count // 2 % len(feeds)], runs))
-        count += 1
-    for row, mine in zip(rows, times, strict=True):
-        logs = [math.log(a / b) for a, b in zip(times[0], mine, strict=True)]
-        middle, low, high = (math.exp(x) for x in median_interval(logs))
-        row.ratio, row.median_ms = (middle, low, high), float(np.median(mine))
-
-
-def block(session: ort.InferenceSession, feed: Feed, runs: int) -> float:
-    """Milliseconds of the thread's CPU time of one run, over ``runs`` runs."""
-    start = time.thread_time_ns()
-    for _ in range(runs):
-        session.run(None, feed)
-    return (time.thread_time_ns() - start) / runs / 1e6
 
 
 def format_row(name: str, row: Row) -> str:
