@@ -11,8 +11,11 @@ from graphopt.passes.fuse.gelu_erf import GeluErf
 from graphopt.passes.fuse.gelu_tanh import GeluTanh
 from graphopt.passes.fuse.hard_sigmoid import HardSigmoid
 from graphopt.passes.fuse.hard_swish import HardSwish
+from graphopt.passes.fuse.instance_norm import InstanceNorm
+from graphopt.passes.fuse.layer_norm import LayerNorm
 from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
 from graphopt.passes.fuse.reshape_targets import ReshapeTargets
+from graphopt.passes.fuse.rms_norm import RmsNorm
 from graphopt.passes.fuse.scale_shift_after import ScaleShiftAfter
 from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
 from graphopt.passes.fuse.scale_through_shift import ScaleThroughShift
@@ -26,6 +29,7 @@ FAMILIES: tuple[Family, ...] = (
         "activations written out in arithmetic become one operator",
         (HardSwish, HardSigmoid, GeluErf, GeluTanh),
     ),
+    Family("norms", "normalisations written out in arithmetic become one operator", (InstanceNorm, LayerNorm, RmsNorm)),
     Family("pads", "Conv and pools pad for themselves", (AbsorbPad,)),
     Family("views", "chains of reshapes and transposes become one", (ComposeTransposes, ComposeViews)),
     Family("gate", "a tensor added to its own gated form becomes one product", (GateAdd,)),
