@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from graphopt.passes.fuse.absorb_pad import AbsorbPad
+from graphopt.passes.fuse.compose_convs import ComposeConvs
 from graphopt.passes.fuse.compose_transposes import ComposeTransposes
 from graphopt.passes.fuse.compose_views import ComposeViews
 from graphopt.passes.fuse.constant_shapes import ConstantShapes
@@ -38,6 +39,9 @@ FAMILIES: tuple[Family, ...] = (
         "scale-shift",
         "constant scales and shifts go into the weights and biases around them",
         (ScaleShiftAfter, FoldBatchNorm, ScaleShiftBefore, ScaleThroughShift),
+    ),
+    Family(
+        "compose", "a convolution and a pointwise one behind it become one, where that is less work", (ComposeConvs,)
     ),
     Family("duplicates", "equal subexpressions are computed once", (MergeDuplicates,)),
     Family(
