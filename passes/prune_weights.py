@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +14,9 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 from pydantic import Field
 
+from graphopt.analysis.ranking import Smallest, in_chunks
 from graphopt.model.editor import GraphEditor
+from graphopt.model.store import WeightStore
 from graphopt.pipeline.contract import Json, Pass, PassContext, PassOptions, PassResult, Refusal, Safety, Site, Skip
 
 Array = npt.NDArray[Any]
@@ -56,6 +60,18 @@ class _Weight:
     uses: tuple[tuple[gs.Node, int], ...]
 
 
+Scores = Callable[[], Iterable[Array]]
+"""Gives the scores of one tensor in order, in pieces as ``in_chunks`` makes them."""
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Scores of one tensor, and which are the smallest."""
+
+    scores: Scores
+    smallest: Smallest
+
+
 class PruneWeights(Pass[PruneWeightsOptions]):
     """Set the weights of least magnitude to zero.
 
@@ -97,11 +113,11 @@ class PruneWeights(Pass[PruneWeightsOptions]):
             normalize = "lamp"
 
     Cost:
-        Linear in the number of weights (selection, not sorting, but for `lamp`). No samples needed; without
-        them the result's fidelity is not gated. Zeros alone do not make onnxruntime faster on a CPU: at 0, 50,
-        90 and 99 % zeros a 3x3 convolution took 8.82, 8.70, 8.78 and 8.71 ms, a matrix product 4.42, 4.35, 4.30
-        and 4.47 ms. What they bring is a file that compresses better, and other runtimes that know sparse
-        kernels.
+        Linear in the number of weights (selection, not sorting, but for `lamp`); memory for one tensor at a time,
+        whatever the model's size. No samples needed; without them the result's fidelity is not gated. Zeros alone
+        do not make onnxruntime faster on a CPU: at 0, 50, 90 and 99 % zeros a 3x3 convolution took 8.82, 8.70,
+        8.78 and 8.71 ms, a matrix product 4.42, 4.35, 4.30 and 4.47 ms. What they bring is a file that compresses
+        better, and other runtimes that know sparse kernels.
 
     References:
         Han et al., 2015, "Learning both Weights and Connections for Efficient Neural Networks" (magnitude
@@ -125,15 +141,15 @@ class PruneWeights(Pass[PruneWeightsOptions]):
     def run(self, ctx: PassContext) -> PassResult:
         """See ``Pass.run``."""
         weights, skipped = self._find(ctx)
-        masks = self._masks([weight.value for weight in weights])
+        ranked = self._ranked(weights, ctx.model.store)
         sites: list[Site] = []
         zeros = 0
-        for weight, mask in zip(weights, ctx.progress.track(masks, label="pruning", total=len(masks)), strict=True):
-            pruned = np.where(mask, weight.value.dtype.type(0), weight.value)
-            zeros += int(np.count_nonzero(pruned == 0))
-            if pruned.tobytes() != weight.value.tobytes():
+        for weight, scores in ctx.progress.track(ranked, label="pruning", total=len(weights)):
+            pruned, loss = _pruned(weight.value, scores)
+            zeros += loss.zeros
+            if loss.changed:
                 _store(ctx.editor, weight, pruned)
-                sites.append(_site(weight, pruned))
+                sites.append(_site(weight, loss))
         total = sum(weight.value.size for weight in weights)
         return PassResult(
             modified=bool(sites),
@@ -144,18 +160,32 @@ class PruneWeights(Pass[PruneWeightsOptions]):
             headline=f"{zeros:,} of {total:,} weights are zero ({_percent(zeros, total)}) in {len(weights)} tensors",
         )
 
-    def _masks(self, values: Sequence[Array]) -> list[Array]:
-        share, options = self.options.sparsity, self.options
-        if options.scope == "local":
-            return [
-                smallest(np.abs(value).reshape(-1), exact_count(share, value.size)).reshape(value.shape)
-                for value in values
-            ]
-        scores = [_SCORES[options.normalize](value.reshape(-1)) for value in values]
-        together = np.concatenate(scores) if scores else np.zeros(0)
-        mask = smallest(together, exact_count(share, together.size))
-        cuts = np.cumsum([value.size for value in values])[:-1]
-        return [part.reshape(value.shape) for part, value in zip(np.split(mask, cuts), values, strict=True)]
+    def _ranked(self, weights: Sequence[_Weight], store: WeightStore) -> Iterator[tuple[_Weight, _Ranked]]:
+        """Each weight with its scores, and the search that tells which of them are the smallest."""
+        share = self.options.sparsity
+        if self.options.scope == "local":
+            for weight in weights:
+                scores = _magnitudes(weight.value)
+                count = exact_count(share, weight.value.size)
+                yield weight, _Ranked(scores, Smallest(scores, weight.value.dtype, count))
+            return
+        common = np.result_type(*[weight.value.dtype for weight in weights])
+        if self.options.normalize != "none":
+            common = np.dtype(np.float64)
+        found = [_as_type(self._global_scores(weight.value, store), common) for weight in weights]
+        count = exact_count(share, sum(weight.value.size for weight in weights))
+        smallest = Smallest(lambda: chain.from_iterable(scores() for scores in found), common, count)
+        for weight, scores in zip(weights, found, strict=True):
+            yield weight, _Ranked(scores, smallest)
+
+    def _global_scores(self, value: Array, store: WeightStore) -> Scores:
+        if self.options.normalize == "none":
+            return _magnitudes(value)
+        if self.options.normalize == "std":
+            deviation = _deviation(value) or 1.0
+            return lambda: (np.abs(chunk.astype(np.float64)) / deviation for chunk in in_chunks(value))
+        ranks = store.keep(lamp_scores(value.reshape(-1)))
+        return lambda: in_chunks(ranks)
 
     def _find(self, ctx: PassContext) -> tuple[list[_Weight], list[Skip]]:
         found: dict[int, tuple[gs.Tensor, list[tuple[gs.Node, int]]]] = {}
@@ -195,33 +225,13 @@ class PruneWeights(Pass[PruneWeightsOptions]):
             return f"{tensor.name} is also used by {_label(others[0])}, which is not to be pruned"
         if editor.is_output(tensor):
             return f"{tensor.name} is a graph output"
-        return None if np.isfinite(value).all() else f"{tensor.name} holds NaN or infinity"
+        finite = all(np.isfinite(chunk).all() for chunk in in_chunks(value))
+        return None if finite else f"{tensor.name} holds NaN or infinity"
 
 
 def exact_count(share: float, count: int) -> int:
     """floor(share · count), of the decimal number as written: 0.29 of 100 is 29, though 0.29 * 100 < 29 in floats."""
     return int(Fraction(repr(share)) * count)
-
-
-def smallest(scores: Array, count: int) -> Array:
-    """Which ``count`` scores are the smallest; of equal ones the earlier.
-
-    Equals the first ``count`` of a stable argsort, in linear time.
-
-    Args:
-        scores: float [n], no NaN.
-        count: 0 ≤ count ≤ n.
-
-    Returns:
-        bool [n] with exactly ``count`` true.
-    """
-    if count <= 0:
-        return np.zeros(scores.size, bool)
-    threshold = np.partition(scores, count - 1)[count - 1]
-    mask: Array = scores < threshold
-    ties = np.flatnonzero(scores == threshold)
-    mask[ties[: count - int(np.count_nonzero(mask))]] = True
-    return mask
 
 
 def lamp_scores(weights: Array) -> Array:
@@ -241,19 +251,57 @@ def lamp_scores(weights: Array) -> Array:
     return scores
 
 
-def sqnr_db(weights: Array, pruned: Array) -> float | None:
-    """10 · log10(Σ w² / Σ (w - ŵ)²) in dB; ``None`` where nothing was lost or nothing was there."""
-    signal = float(np.sum(np.square(weights, dtype=np.float64)))
-    noise = float(np.sum(np.square(weights.astype(np.float64) - pruned)))
-    return 10.0 * float(np.log10(signal / noise)) if signal > 0 and noise > 0 else None
+@dataclass
+class Loss:
+    """What pruning one tensor did.
+
+    Attributes:
+        zeros: zeros in it now.
+        changed: whether any bit changed.
+        signal: Σ w².
+        noise: Σ (w - ŵ)².
+    """
+
+    zeros: int = 0
+    changed: bool = False
+    signal: float = 0.0
+    noise: float = 0.0
+
+    @property
+    def sqnr_db(self) -> float | None:
+        """10 · log10(Σ w² / Σ (w - ŵ)²) in dB; ``None`` where nothing was lost or nothing was there."""
+        return 10.0 * float(np.log10(self.signal / self.noise)) if self.signal > 0 and self.noise > 0 else None
 
 
-def _by_deviation(weights: Array) -> Array:
-    deviation = float(weights.std(dtype=np.float64))
-    return np.abs(weights.astype(np.float64)) / (deviation or 1.0)
+def _pruned(value: Array, ranked: _Ranked) -> tuple[Array, Loss]:
+    """``value`` with its smallest weights zero."""
+    result = np.empty(value.shape, value.dtype)
+    loss = Loss()
+    for weights, target, scores in zip(in_chunks(value), in_chunks(result), ranked.scores(), strict=True):
+        np.copyto(target, weights)
+        target[ranked.smallest.take(scores)] = 0
+        precise = weights.astype(np.float64)
+        loss.signal += float(np.dot(precise, precise))
+        precise -= target
+        loss.noise += float(np.dot(precise, precise))
+        loss.zeros += target.size - int(np.count_nonzero(target))
+        loss.changed = loss.changed or target.tobytes() != weights.tobytes()
+    return result, loss
 
 
-_SCORES: dict[Normalization, Callable[[Array], Array]] = {"none": np.abs, "std": _by_deviation, "lamp": lamp_scores}
+def _magnitudes(value: Array) -> Scores:
+    return lambda: (np.abs(chunk) for chunk in in_chunks(value))
+
+
+def _as_type(scores: Scores, dtype: np.dtype[Any]) -> Scores:
+    return lambda: (chunk.astype(dtype, copy=False) for chunk in scores())
+
+
+def _deviation(value: Array) -> float:
+    """The standard deviation, in float64."""
+    mean = sum(float(chunk.sum(dtype=np.float64)) for chunk in in_chunks(value)) / max(value.size, 1)
+    spread = sum(float(np.square(chunk.astype(np.float64) - mean).sum()) for chunk in in_chunks(value))
+    return math.sqrt(spread / max(value.size, 1))
 
 
 def _weight_index(node: gs.Node, editor: GraphEditor, overridable: frozenset[str]) -> int | Skip | None:
@@ -296,18 +344,18 @@ def _store(editor: GraphEditor, weight: _Weight, pruned: Array) -> None:
         editor.set_input(node, index, new)
 
 
-def _site(weight: _Weight, pruned: Array) -> Site:
+def _site(weight: _Weight, loss: Loss) -> Site:
     names = [_label(node) for node, _ in weight.uses]
-    zeros = int(np.count_nonzero(pruned == 0))
+    size = int(weight.value.size)
     figures: dict[str, Json] = {
         "tensor": str(weight.tensor.name),
-        "elements": int(pruned.size),
-        "zeros": zeros,
-        "sparsity": zeros / pruned.size,
-        "zeros_before": int(np.count_nonzero(weight.value == 0)),
-        "sqnr_db": sqnr_db(weight.value, pruned),
+        "elements": size,
+        "zeros": loss.zeros,
+        "sparsity": loss.zeros / size,
+        "zeros_before": size - int(np.count_nonzero(weight.value)),
+        "sqnr_db": loss.sqnr_db,
     }
-    what = f"{zeros} of {pruned.size} weights are zero"
+    what = f"{loss.zeros} of {size} weights are zero"
     if len(names) > 1:
         what += f" (shared by {len(names)} layers)"
     return Site(names[0], what, "magnitude", figures)
