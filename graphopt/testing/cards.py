@@ -43,8 +43,8 @@ HEADINGS = (
 )
 """The headings of a card, in order; each is a line of the docstring, with its text indented below it."""
 
-RULE_HEADINGS = ("Pattern", "Conditions", "Proof", "Effect", "Refuses", "Source")
-"""What the docstring of a rule says, in order, after its first line; each begins a paragraph."""
+RULE_HEADINGS = ("Pattern", "Conditions", "Proof", "Effect", "Refuses", "Cost", "Source")
+"""What the docstring of a rule says after its first line; each begins a paragraph. The last two may be missing."""
 
 FAMILIES: dict[str, type[GraphoptError]] = {
     "2": UsageError,

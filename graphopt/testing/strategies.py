@@ -271,19 +271,20 @@ SEQUENCE_BLOCKS: tuple[Block, ...] = (_dense, _feed_forward, _attention, _norm, 
 
 
 @st.composite
-def feature_maps(draw: st.DrawFn, most: int = 6) -> onnx.ModelProto:
+def feature_maps(draw: st.DrawFn, most: int = 6, blocks: tuple[Block, ...] = MAP_BLOCKS) -> onnx.ModelProto:
     """Convolutional models with input ``[batch, channels, height, width]`` and a classifier or the map as output.
 
     Args:
         draw: given by hypothesis.
         most: blocks at most.
+        blocks: what to draw from.
     """
     draft = _draft(draw)
     batch = draw(_BATCHES)
     size = draw(_SIZES)
     width = draw(st.sampled_from(WIDTHS[:3]))
     sketch = Sketch(draft, draw, draft.input("input", [batch, width, *size]), width, 4)
-    _grow(sketch, MAP_BLOCKS, most)
+    _grow(sketch, blocks, most)
     if draw(st.booleans()):
         draft.head(sketch.tip, sketch.width, batch=batch)
     else:
@@ -293,18 +294,19 @@ def feature_maps(draw: st.DrawFn, most: int = 6) -> onnx.ModelProto:
 
 
 @st.composite
-def sequences(draw: st.DrawFn, most: int = 5) -> onnx.ModelProto:
+def sequences(draw: st.DrawFn, most: int = 5, blocks: tuple[Block, ...] = SEQUENCE_BLOCKS) -> onnx.ModelProto:
     """Transformer-like models with input and output ``[batch, 6, width]``.
 
     Args:
         draw: given by hypothesis.
         most: blocks at most.
+        blocks: what to draw from.
     """
     draft = _draft(draw)
     batch = draw(_BATCHES)
     width = draw(st.sampled_from(WIDTHS))
     sketch = Sketch(draft, draw, draft.input("input", [batch, STEPS, width]), width, 3)
-    _grow(sketch, SEQUENCE_BLOCKS, most)
+    _grow(sketch, blocks, most)
     names = [sketch.tip, draft.weight("last.weight", sketch.width, 8, scale=sketch.width**-0.5)]
     draft.node("MatMul", names, "output")
     draft.output("output", [batch, STEPS, 8])
