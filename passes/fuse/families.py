@@ -14,6 +14,8 @@ from graphopt.passes.fuse.hard_sigmoid import HardSigmoid
 from graphopt.passes.fuse.hard_swish import HardSwish
 from graphopt.passes.fuse.instance_norm import InstanceNorm
 from graphopt.passes.fuse.layer_norm import LayerNorm
+from graphopt.passes.fuse.mask_check import accept as accept_masks
+from graphopt.passes.fuse.mask_fill import MaskFill
 from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
 from graphopt.passes.fuse.reshape_targets import ReshapeTargets
 from graphopt.passes.fuse.rms_norm import RmsNorm
@@ -49,5 +51,6 @@ FAMILIES: tuple[Family, ...] = (
         "shape arithmetic becomes constant, or one chain for the whole model",
         (ConstantShapes, ReshapeTargets, SharedShapes),
     ),
+    Family("mask", "attention masks are filled with -60", (MaskFill,), default=False, accept=accept_masks),
 )
 """In the order in which their rules are tried at a node."""
