@@ -25,11 +25,14 @@ from graphopt.model.mapping import Place, map_file, place_of
 
 try:
     import fcntl
-except ImportError:  # only POSIX has it; elsewhere folders of killed processes stay
-    fcntl = None  # type: ignore[assignment]
+    import resource
+except ImportError:  # only POSIX has them; elsewhere folders of killed processes stay, and processes have no limits
+    fcntl = resource = None  # type: ignore[assignment]
 
 MAX_MEMORY = 1 << 30
-"""Bytes of replaced weights that stay in memory where nobody says otherwise."""
+"""Most bytes of replaced weights that stay in memory where nobody says otherwise."""
+_SHARE = 4
+"""Of what the process may take (``--max-memory``), replaced weights get one part in so many."""
 SMALL = 1 << 16
 """Bytes below which an array stays in memory whatever the limit: a file of its own would cost as much."""
 _PREFIX = "graphopt-weights-"
@@ -39,11 +42,12 @@ class WeightStore:
     """Holds the arrays that replace weights; one for a model and all its clones.
 
     Args:
-        max_memory: bytes of arrays to keep in memory; what comes beyond it goes to files.
+        max_memory: bytes of arrays to keep in memory; what comes beyond it goes to files. Default: 1 GiB, and at most
+            a quarter of what the process may take.
     """
 
-    def __init__(self, max_memory: int = MAX_MEMORY) -> None:
-        self.max_memory = max_memory
+    def __init__(self, max_memory: int | None = None) -> None:
+        self.max_memory = _share_of_limit() if max_memory is None else max_memory
         self._held: dict[int, int] = {}
         self._staged: dict[int, Array] = {}
         self._folder: _Folder | None = None
@@ -91,6 +95,11 @@ class WeightStore:
         if self._folder is None:
             self._folder = _Folder()
         return self._folder.take(array)
+
+
+def _share_of_limit() -> int:
+    limit = -1 if resource is None else resource.getrlimit(resource.RLIMIT_DATA)[0]
+    return MAX_MEMORY if limit < 0 else min(MAX_MEMORY, limit // _SHARE)
 
 
 def _movable(array: Array) -> bool:

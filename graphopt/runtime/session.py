@@ -17,7 +17,7 @@ import onnx
 
 from graphopt.data.samples import Array, Feed
 from graphopt.errors import RuntimeFailure
-from graphopt.model.arrays import stored_size
+from graphopt.runtime.light import LIGHT_ABOVE, leave_in_files
 from graphopt.runtime.providers import CPU, available_providers, require_available
 from graphopt.runtime.target import ProviderSpec
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
     from graphopt.model.model import Model
-    from graphopt.model.store import WeightStore
 
 Optimization = Literal["none", "basic", "extended", "all"]
 """How far onnxruntime rewrites the graph on loading."""
@@ -36,8 +35,6 @@ _LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
-LIGHT_ABOVE = 1 << 28
-"""Bytes of weights above which a session that only checks leaves them in their files."""
 _FATAL = 4  # onnxruntime's severity: everything below is raised as an exception anyway
 
 
@@ -295,10 +292,10 @@ def _source(
     taken = model if isinstance(model, Skeleton) else Skeleton(*model.skeleton())
     proto = onnx.ModelProto()
     proto.CopyFrom(taken.proto)
-    weights = taken.weights
+    weights, alive = taken.weights, tuple[object, ...]()
     if light and not isinstance(model, Skeleton) and sum(w.nbytes for w in weights.values()) > LIGHT_ABOVE:
-        weights = _leave_in_files(proto, weights, model.store, options)
-    alive = _hand_over(proto, weights, options)
+        weights, alive = leave_in_files(proto, weights, model.store, options)
+    alive += _hand_over(proto, weights, options)
     return _with_outputs(proto, extra_outputs).SerializeToString(), alive
 
 
@@ -311,34 +308,6 @@ def _hand_over(proto: onnx.ModelProto, weights: Mapping[str, Array], options: or
     if names:
         options.add_external_initializers(names, values)
     return (*values, *(weights[name] for name in names))
-
-
-def _leave_in_files(
-    proto: onnx.ModelProto, weights: Mapping[str, Array], store: WeightStore, options: ort.SessionOptions
-) -> dict[str, Array]:
-    """Give the stubs of ``proto`` the places of their bytes, for onnxruntime to map.
-
-    Weights in memory are copied by a session (measured: 470 MB for 470 MB), those in files are not; nor are they
-    packed then. onnxruntime takes files beneath one folder only: the root.
-
-    Returns:
-        The weights that lie in no file.
-    """
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    folder = Path(Path.cwd().anchor)
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    rest = dict(weights)
-    for tensor in proto.graph.initializer:
-        array = weights.get(tensor.name)
-        place = None if array is None or stored_size(array) != array.nbytes else store.placed(array)
-        if place is None or place.map.path.anchor != folder.anchor:
-            continue
-        where = {"location": place.map.path.relative_to(folder), "offset": place.offset, "length": place.length}
-        del tensor.external_data[:]
-        for key, value in where.items():
-            tensor.external_data.add(key=key, value=str(value))
-        del rest[tensor.name]
-    return rest
 
 
 def _ort_value(array: Array, onnx_type: int) -> ort.OrtValue:
