@@ -7,6 +7,7 @@ from graphopt.passes.fuse.compose_convs import ComposeConvs
 from graphopt.passes.fuse.compose_transposes import ComposeTransposes
 from graphopt.passes.fuse.compose_views import ComposeViews
 from graphopt.passes.fuse.constant_shapes import ConstantShapes
+from graphopt.passes.fuse.flat_stream import FlatStream
 from graphopt.passes.fuse.gate_add import GateAdd
 from graphopt.passes.fuse.gelu_erf import GeluErf
 from graphopt.passes.fuse.gelu_tanh import GeluTanh
@@ -52,5 +53,6 @@ FAMILIES: tuple[Family, ...] = (
         (ConstantShapes, ReshapeTargets, SharedShapes),
     ),
     Family("mask", "attention masks are filled with -60", (MaskFill,), default=False, accept=accept_masks),
+    Family("stream", "a transformer's stream kept in two dimensions", (FlatStream,)),
 )
 """In the order in which their rules are tried at a node."""

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.model.algorithms import stable_order
 from graphopt.model.graph import RawAttribute, node_bodies
+from graphopt.passes.fuse.order import nodes_in_order
 from graphopt.pipeline.contract import Safety, Site, Skip
 from graphopt.pipeline.rules import Array, GraphRule, Scope, in_standard_domain, label
 
@@ -49,7 +49,7 @@ class MergeDuplicates(GraphRule):
         seen: dict[Hashable, gs.Node] = {}
         sites: list[Site] = []
         skips: list[Skip] = []
-        for node in _in_order(scope):
+        for node in nodes_in_order(scope):
             key = _key(node, constants, scope)
             first = None if key is None else seen.setdefault(key, node)
             if first is None or first is node or not scope.selection.allows(node):
@@ -64,18 +64,6 @@ class MergeDuplicates(GraphRule):
             scope.remove(node)
             scope.touch([first, *(user for t in first.outputs for user in scope.editor.consumers(t))])
         return sites, skips
-
-
-def _in_order(scope: Scope) -> list[gs.Node]:
-    """The top-level nodes, producers first; rules may have left them in another order."""
-    nodes = scope.editor.nodes()
-    position = {id(node): place for place, node in enumerate(nodes)}
-
-    def before(place: int) -> list[int]:
-        producers = (scope.editor.producer(t) for t in nodes[place].inputs if not t.is_empty())
-        return [position[id(p)] for p in producers if p is not None and id(p) in position]
-
-    return [nodes[place] for place in stable_order(len(nodes), before)]
 
 
 def _may_merge(first: gs.Node, node: gs.Node, scope: Scope) -> bool:

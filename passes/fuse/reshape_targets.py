@@ -8,7 +8,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.passes.fuse.shape_facts import ShapeFacts, sweep
+from graphopt.passes.fuse.order import sweep
+from graphopt.passes.fuse.shape_facts import ShapeFacts
 from graphopt.passes.fuse.symbols import Term
 from graphopt.pipeline.contract import Safety, Site, Skip
 from graphopt.pipeline.rules import GraphRule, Scope, in_standard_domain, label

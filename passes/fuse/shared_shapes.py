@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
-from graphopt.passes.fuse.shape_facts import ShapeFacts, sweep
+from graphopt.passes.fuse.order import sweep
+from graphopt.passes.fuse.shape_facts import ShapeFacts
 from graphopt.pipeline.contract import Safety, Site, Skip
 from graphopt.pipeline.rules import GraphRule, Scope, label
 
