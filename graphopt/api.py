@@ -49,7 +49,7 @@ from graphopt.validation.gates import Gates, require_samples
 ModelSource = str | os.PathLike[str] | onnx.ModelProto | Model
 SampleSource = str | os.PathLike[str] | Sequence[Feed] | Callable[[], Iterable[Feed]]
 
-DEFAULT_PASSES = ("freeze-initializers", "simplify", "fuse", "quantize")
+DEFAULT_PASSES = ("freeze-initializers", "simplify", "fuse", "quantize", "depthwise-shift")
 """What runs without a recipe. Freezing comes first: simplify cannot fold what a caller may override."""
 CHECK_FEEDS = 4
 """Each pass is checked numerically on at most this many feeds."""
@@ -128,7 +128,7 @@ def optimize(
         recipe: a ``Recipe`` or the path of one (TOML).
         passes: instead of a recipe: passes in order, each as on the command line (``"prune-weights:sparsity=0.5"``)
             or an instance of one. Without both: freeze-initializers (where every weight is listed among the inputs),
-            simplify, fuse, then quantize where there are samples, under the default gates.
+            simplify, fuse, quantize where there are samples, then depthwise-shift, under the default gates.
         data: samples, split by ``seed`` into calibration and held-back evaluation: a path (npz, folder of npz, folder
             of pictures), ``"module:function"``, a sequence of feeds or a callable.
         calib: instead of ``data``: calibration samples.
