@@ -20,6 +20,7 @@ from graphopt.data.samples import Feed, Samples, split
 from graphopt.errors import SampleError, UsageError
 from graphopt.model.interface import Interface
 from graphopt.model.model import Model
+from graphopt.model.store import WeightStore
 from graphopt.pipeline.acceptance import Acceptance, Judge, require_runnable
 from graphopt.pipeline.checks import Grounds
 from graphopt.pipeline.contract import Pass
@@ -91,6 +92,7 @@ class Settings:
     measure: bool = True
     allow_rollback: bool = False
     max_seconds: float = 60.0
+    max_memory: int | None = None
     tune_time: float = 120.0
     progress: Progress = field(default_factory=Silent)
     observers: tuple[Observer, ...] = ()
@@ -117,6 +119,7 @@ def optimize(
     measure: bool = True,
     allow_rollback: bool = False,
     max_seconds: float = 60.0,
+    max_memory: int | None = None,
     tune_time: float = 120.0,
     progress: Progress | None = None,
     observers: Sequence[Observer] = (),
@@ -148,6 +151,8 @@ def optimize(
         measure: ``False``: time nothing; passes keep their defaults, and gates on latency are not judged.
         allow_rollback: a named pass that was rolled back does not make the exit code 1.
         max_seconds: longest single latency measurement, and each pass's time for measuring.
+        max_memory: bytes of replaced weights that stay in memory; more goes to a temporary folder (``TMPDIR``) until
+            nobody has the model any more. Default: 1 GiB, and at most a quarter of what the process may take.
         tune_time: seconds for finding out which rewrites pay on this model, over the whole run; 0: their defaults.
         progress: where long loops report.
         observers: called after each pass with its outcome and the model as it then stands.
@@ -173,6 +178,7 @@ def optimize(
         measure=measure,
         allow_rollback=allow_rollback,
         max_seconds=max_seconds,
+        max_memory=max_memory,
         tune_time=tune_time,
         progress=progress or Silent(),
         observers=tuple(observers),
@@ -259,7 +265,7 @@ class _Run:
             require_available(provider)
         self.gates = _gates_of(settings.gates, plan.recipe.gates, floor=not plan.named)
         self.metric, self.metric_name = _metric_of(settings.metric)
-        self.source = Model.of(model)
+        self.source = Model.of(model, store=_store_of(settings.max_memory))
         self.calibration, self.evaluation = read_both(self.source.interface, settings, self.seed)
         labelled = self.evaluation is not None and self.evaluation.labels is not None
         require_samples(
@@ -359,6 +365,10 @@ def read_both(interface: Interface, settings: Settings, seed: int) -> tuple[Samp
             hint="give at least two, or --calib and --eval",
         )
     return split(whole, seed)
+
+
+def _store_of(max_memory: int | None) -> WeightStore | None:
+    return None if max_memory is None else WeightStore(max_memory)
 
 
 def _target_of(table: TargetTable | None) -> Target:
