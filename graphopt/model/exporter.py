@@ -215,6 +215,8 @@ def _export_attribute(
         export_graph(value, options, proto.g, top=False)
     elif source is not None and _is_source_value(value, source):
         proto.CopyFrom(source.proto)
+        if source.left is not None:
+            proto.t.CopyFrom(encode(source.left.header.name, source.left.array, source.left))
     elif isinstance(value, RawAttribute):
         proto.CopyFrom(value.proto)
         proto.name = name

@@ -182,10 +182,13 @@ class Importer:
             return AttributeRecord(light, None), self._graph(proto.g, local, graph)
         if proto.type == AttributeProto.TENSOR and not proto.ref_attr_name:
             record = decode(proto.t, self._files, self._limits)
-            return AttributeRecord(proto, record.array), _constant(proto.t.name, record, graph)
+            if self._files.within_model(proto.t):
+                shown = AttributeRecord(copy_fields(proto, without=("t",)), record.array, record)
+            else:
+                shown = AttributeRecord(proto, record.array)
+            return shown, _constant(proto.t.name, record, graph)
         value = plain_value(proto)
-        shown = tuple(value) if isinstance(value, list) else value
-        return AttributeRecord(proto, shown), value
+        return AttributeRecord(proto, tuple(value) if isinstance(value, list) else value), value
 
 
 MessageT = TypeVar("MessageT", bound=Message)

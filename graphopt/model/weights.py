@@ -69,9 +69,10 @@ def decode(tensor: TensorProto, files: ExternalFiles, limits: Limits = DEFAULT_L
 
 
 def _header(tensor: TensorProto) -> TensorProto:
-    header = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-    if tensor.HasField("doc_string"):
-        header.doc_string = tensor.doc_string
+    header = TensorProto(data_type=tensor.data_type, dims=tensor.dims)
+    for field in ("name", "doc_string"):
+        if tensor.HasField(field):
+            setattr(header, field, getattr(tensor, field))
     if tensor.HasField("data_location") and tensor.data_location != TensorProto.EXTERNAL:
         header.data_location = tensor.data_location
     header.metadata_props.extend(tensor.metadata_props)

@@ -30,13 +30,12 @@ def _number(message: type[onnx.ModelProto | TensorProto], field: str) -> int:
 
 
 _WITHIN: dict[str, tuple[str, ...]] = {
-    "ModelProto": ("graph", "functions"),
+    "ModelProto": ("graph",),
     "GraphProto": ("node", "initializer"),
-    "FunctionProto": ("node",),
     "NodeProto": ("attribute",),
-    "AttributeProto": ("t", "g", "tensors", "graphs"),
+    "AttributeProto": ("t", "g"),
 }
-"""Fields on the way from a model to its tensors."""
+"""Fields on the way from a model to those tensors that the editing view decodes; others are carried as they are."""
 _RAW = _number(TensorProto, "raw_data")
 _PLAIN = frozenset(_number(TensorProto, name) for name in ("dims", "data_type", "name", "doc_string", "metadata_props"))
 """What a tensor with raw data may hold beside it; anything else is left to the parser."""
