@@ -40,7 +40,8 @@ class Fuse(FamilyPass[FuseOptions]):
     When it refuses:
         Near misses are in the report, each with its node and reason. Values that another node or a graph output takes
         are kept. QuantizeLinear and DequantizeLinear, operators of other domains, bodies of If, Loop and Scan and
-        overridable initializers are never touched, and names of graph inputs and outputs stay.
+        overridable initializers are never touched, and names of graph inputs and outputs stay. Rewrites that were
+        tried and made models slower are in docs/decisions/0005-kept-only-where-it-pays.md, with their figures.
 
     Safety:
         ROUNDING, checked on every run. Where a rule needs a newer operator set, the whole model is raised to it, and
