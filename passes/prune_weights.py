@@ -18,6 +18,7 @@ from graphopt.analysis.ranking import Smallest, in_chunks
 from graphopt.model.editor import GraphEditor
 from graphopt.model.store import WeightStore
 from graphopt.pipeline.contract import Json, Pass, PassContext, PassOptions, PassResult, Refusal, Safety, Site, Skip
+from graphopt.pipeline.nested import nested_skips
 
 Array = npt.NDArray[Any]
 OpType = Literal["Conv", "ConvTranspose", "Gemm", "MatMul"]
@@ -210,6 +211,7 @@ class PruneWeights(Pass[PruneWeightsOptions]):
                 weights.append(_Weight(tensor, value, tuple(uses)))
             elif reason is not None:
                 skipped.append(Skip(_label(uses[0][0]), reason))
+        skipped += nested_skips(ctx.model, ctx.selection, lambda node: node.op in self.options.op_types)
         return weights, skipped
 
     def _why_not(

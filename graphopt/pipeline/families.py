@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from graphopt.model.model import Model
 from graphopt.pipeline.contract import PassContext, Site, Skip
+from graphopt.pipeline.nested import nested_skips
 from graphopt.pipeline.rewrite import rewrite
 from graphopt.pipeline.rules import GraphRule, Rule, Scope
 
@@ -58,4 +59,4 @@ def apply_families(scope: Scope, families: Sequence[Family]) -> tuple[list[Site]
         sites.extend(changed)
         if not changed:
             break
-    return sites, left
+    return sites, [*left, *nested_skips(scope.model, scope.selection)]

@@ -25,7 +25,8 @@ from graphopt.runtime.session import open_session
 from graphopt.runtime.target import Target
 from graphopt.testing import builders
 from graphopt.testing.cards import HEADINGS, sections
-from graphopt.testing.trial import MakeSamples, Trial, canonical, default_samples, run_once
+from graphopt.testing.nesting import variants
+from graphopt.testing.trial import MakeSamples, Trial, canonical, default_samples, run_instance, run_once
 from graphopt.validation.equivalence import check_equivalence
 
 
@@ -39,6 +40,7 @@ class Subject:
         source: the model.
         before: the model's bytes before either run.
         samples: feeds of the model.
+        make: makes feeds for another model.
         first: the run that the rules judge.
         second: an equal run, for the comparison.
     """
@@ -48,12 +50,18 @@ class Subject:
     source: Model
     before: bytes
     samples: Samples
+    make: MakeSamples
     first: Trial
     second: Trial
 
     def again(self, source: Model, options: PassOptions | None = None) -> Trial:
         """Another run, on another model or with other options."""
         return run_once(self.cls, options or self.options, source, self.samples)
+
+    def elsewhere(self, proto: onnx.ModelProto) -> Trial:
+        """A run on another form of the model, with feeds of its own."""
+        source = Model.from_proto(proto)
+        return run_once(self.cls, self.options, source, self.make(source))
 
 
 Rule = Callable[[Subject], Iterator[str]]
@@ -156,7 +164,7 @@ def _on_model(
     if first.fault:
         yield f"{label}: {first.fault}"
         return
-    subject = Subject(cls, options, source, before, samples, first, second)
+    subject = Subject(cls, options, source, before, samples, make, first, second)
     for rule in rules:
         yield from (f"{label}: {line}" for line in rule(subject))
 
@@ -208,6 +216,60 @@ def _deterministic(subject: Subject) -> Iterator[str]:
         one, two = subject.first.result, subject.second.result
         if (one.applied, one.skipped, one.summary) != (two.applied, two.skipped, two.summary):
             yield "deterministic: two equal runs report different things"
+
+
+def _foreseeable(subject: Subject) -> Iterator[str]:
+    """What a run on one copy says is what a run on another does: neither the file read anew nor an earlier run counts.
+
+    So a run on a copy that is thrown away is a plan of the run that is kept.
+    """
+    reopened = subject.again(Model.from_proto(subject.source.to_proto()))
+    rewrite = subject.cls(subject.options)
+    used = [run_instance(rewrite, subject.source, subject.samples) for _ in range(2)][-1]
+    for how, trial in (("on the model read anew", reopened), ("as an instance that has run before", used)):
+        if (trial.fault, _told(trial)) != (subject.first.fault, _told(subject.first)):
+            yield f"plan: {how} it reports other places, reasons or figures"
+        elif trial.result is not None and canonical(trial.candidate) != canonical(subject.first.candidate):
+            yield f"plan: {how} it gives other bytes"
+
+
+def _told(trial: Trial) -> tuple[object, ...]:
+    """What a run says of itself."""
+    if trial.refusal is not None:
+        return (trial.refusal.reason, trial.refusal.where)
+    if trial.result is None:
+        return ()
+    return (trial.result.modified, trial.result.applied, trial.result.skipped, trial.result.summary)
+
+
+def _places(subject: Subject) -> Iterator[str]:
+    """Every place in the report is a node or a tensor of the model before or after."""
+    result = subject.first.result
+    if result is None:
+        return
+    known = _names(subject.source) | _names(subject.first.candidate)
+    for where in [site.where for site in result.applied] + [skip.where for skip in result.skipped]:
+        if where.strip() and where not in known:
+            yield f"places: the report names {where!r}, which is no node or tensor"
+
+
+def _names(model: Model) -> set[str]:
+    nodes = [node for node, _ in model.editor.all_nodes()]
+    tensors = {tensor.name for node in nodes for tensor in (*node.inputs, *node.outputs)}
+    return tensors | {node.name or node.op for node in nodes} | {function for _, function in model.functions}
+
+
+def _nested(subject: Subject) -> Iterator[str]:
+    """Nodes that the pass changes on the top level are visited in branches and functions too, or it says why not."""
+    for where, proto in variants(subject.source.to_proto()):
+        trial = subject.elsewhere(proto)
+        if trial.fault:
+            yield f"nested: with its nodes {where} it {trial.fault}"
+            continue
+        result = trial.result
+        said = trial.refusal is not None or result is None or result.skipped or result.notes
+        if not trial.modified and not said:
+            yield f"nested: leaves the same nodes alone {where}, and does not say why"
 
 
 def _selection(subject: Subject) -> Iterator[str]:
@@ -302,7 +364,7 @@ def _if_modified(rule: Rule) -> Rule:
     return guarded
 
 
-_ALWAYS: tuple[Rule, ...] = (_source_kept, _reasons, _flag, _deterministic, _selection)
+_ALWAYS: tuple[Rule, ...] = (_source_kept, _reasons, _flag, _deterministic, _foreseeable, _places, _selection)
 _WHEN_MODIFIED: tuple[Rule, ...] = tuple(
-    _if_modified(rule) for rule in (_interface, _idempotent, _resolved, _opens, _safety)
+    _if_modified(rule) for rule in (_interface, _idempotent, _resolved, _nested, _opens, _safety)
 )

@@ -65,8 +65,13 @@ def run_once(
     cls: type[Pass[Any]], options: PassOptions, source: Model, samples: Samples, target: Target | None = None
 ) -> Trial:
     """Run a fresh instance of a pass on a clone of ``source``, as the manager would, without its checks."""
+    return run_instance(cls(options), source, samples, target)
+
+
+def run_instance(rewrite: Pass[Any], source: Model, samples: Samples, target: Target | None = None) -> Trial:
+    """Run this instance of a pass on a clone of ``source``."""
     candidate = source.clone()
-    rewrite = cls(options)
+    options = rewrite.options
     ctx = PassContext(
         model=candidate,
         source=source,

@@ -18,6 +18,7 @@ from graphopt.passes.quantize.ranges import Ranges, find_ranges, observed_tensor
 from graphopt.passes.quantize.units import HEAVY, Units, find_units
 from graphopt.passes.quantize.weights import activation_axis
 from graphopt.pipeline.contract import PassContext, Refusal
+from graphopt.pipeline.nested import nested_skips
 
 HELD_OUT = 16
 """Calibration samples, at most, that judge placements instead of setting ranges."""
@@ -139,7 +140,8 @@ def calibrate(work: Work, ctx: PassContext, percentile: float, *, split: bool) -
     still, more = quantizable(work.units, both[0].ranges, lambda unit: unit.name in possible)
     named = work.units.named()
     told = {name: reason for name, reason in {**reasons, **more}.items() if named[name].kind in HEAVY}
-    reasons = {**work.units.refused, **_bodies(work.model), **told}
+    inside = nested_skips(work.model, ctx.selection, lambda node: node.op in ("Conv", "Gemm", "MatMul"))
+    reasons = {**work.units.refused, **{skip.where: skip.reason for skip in inside}, **told}
     return Calibrated(both[0], both[1], samples.take(held), still, reasons)
 
 
@@ -154,15 +156,3 @@ def _observed(work: Work, ctx: PassContext, samples: Samples, percentile: float)
         target=ctx.target,
         progress=ctx.progress,
     )
-
-
-def _bodies(model: Model) -> dict[str, str]:
-    """Nodes with bodies that hold layers: what is inside stays float."""
-    heavy = {"Conv", "Gemm", "MatMul"}
-    if not any(graph is not model.graph and node.op in heavy for node, graph in model.editor.all_nodes()):
-        return {}
-    return {
-        node.name or node.op: "its bodies stay float: nodes inside If, Loop and Scan are not calibrated yet"
-        for node in model.editor.nodes()
-        if node.op in ("If", "Loop", "Scan")
-    }

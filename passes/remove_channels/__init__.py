@@ -32,6 +32,7 @@ from graphopt.pipeline.contract import (
     Site,
     Skip,
 )
+from graphopt.pipeline.nested import nested_skips
 
 __all__ = ["RemoveChannels", "RemoveChannelsOptions"]
 
@@ -204,6 +205,7 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
             elif options.ratio:
                 reason = f"kept widths are multiples of {options.round_to}"
                 skipped.append(Skip(group.name, f"all {group.size} channels stay: {reason}"))
+        skipped += nested_skips(ctx.model, ctx.selection, lambda node: node.op in _WEIGHTED)
         return _Plan(tuple(cut), tuple(skipped))
 
     def _left_out(self, ctx: PassContext, group: Group) -> str | None:

@@ -24,6 +24,7 @@ from graphopt.passes.simplify.noop_view import NoopView
 from graphopt.passes.simplify.single_input import SingleInput
 from graphopt.passes.simplify.static_shape import StaticShape
 from graphopt.pipeline.contract import Pass, PassContext, PassOptions, PassResult, Safety
+from graphopt.pipeline.nested import nested_skips
 from graphopt.pipeline.rewrite import rewrite
 from graphopt.pipeline.rules import Limits, Rule, Scope
 
@@ -116,7 +117,7 @@ class Simplify(Pass[SimplifyOptions]):
         return PassResult(
             modified=bool(sites),
             applied=tuple(sites),
-            skipped=tuple(skips),
+            skipped=(*skips, *nested_skips(ctx.model, ctx.selection)),
             summary={
                 **({"folded_bytes_added": limits.added} if limits.added else {}),
                 "nodes_before": before,

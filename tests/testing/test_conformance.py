@@ -22,6 +22,7 @@ from graphopt.pipeline.contract import (
     Site,
     Skip,
 )
+from graphopt.pipeline.nested import nested_skips
 from graphopt.testing import builders, check_pass, formats
 from graphopt.testing.cards import HEADINGS
 from graphopt.testing.draft import Draft
@@ -64,7 +65,8 @@ class Good(Pass[PassOptions]):
         return self.finish(ctx, sites, skips)
 
     def finish(self, ctx: PassContext, sites: list[Site], skips: list[Skip]) -> PassResult:
-        return PassResult(modified=bool(sites), applied=tuple(sites), skipped=tuple(skips))
+        inside = nested_skips(ctx.model, ctx.selection)
+        return PassResult(modified=bool(sites), applied=tuple(sites), skipped=(*skips, *inside))
 
 
 def scale_weights(ctx: PassContext, factor: float = 0.5) -> list[Site]:
@@ -231,6 +233,29 @@ class InvalidModel(Good):
         return PassResult(True, (Site("output/MatMul", "cut"),))
 
 
+class SaysNothingOfBodies(Good):
+    __doc__ = CARD
+
+    def finish(self, ctx: PassContext, sites: list[Site], skips: list[Skip]) -> PassResult:
+        return PassResult(modified=bool(sites), applied=tuple(sites))
+
+
+class RemembersRuns(Good):
+    __doc__ = CARD
+    ran = False
+
+    def run(self, ctx: PassContext) -> PassResult:
+        done, self.ran = self.ran, True
+        return PassResult(False) if done else super().run(ctx)
+
+
+class NamesNothing(Good):
+    __doc__ = CARD
+
+    def finish(self, ctx: PassContext, sites: list[Site], skips: list[Skip]) -> PassResult:
+        return PassResult(bool(sites), tuple(Site("somewhere", site.what) for site in sites), tuple(skips))
+
+
 class WrongOracle(Approximate):
     __doc__ = CARD
 
@@ -319,6 +344,10 @@ def test_a_good_pass_passes_where_it_has_work(cls: type[Pass[Any]]) -> None:
         (RefusesSilently, "reasons: refuses without a reason"),
         (RefusesLate, "reasons: refuses after having edited"),
         (SkipsWithoutReason, "reasons: a skipped place lacks"),
+        (SaysNothingOfBodies, "nested: leaves the same nodes alone in the branches of an If"),
+        (SaysNothingOfBodies, "nested: leaves the same nodes alone in a local function"),
+        (RemembersRuns, "plan: as an instance that has run before it reports other places"),
+        (NamesNothing, "places: the report names 'somewhere'"),
         (IgnoresSelection, "selection: changes the model although"),
         (LosesMetadata, "metadata: entries of metadata_props were lost"),
         (RenamesOutput, "interface:"),
@@ -366,7 +395,8 @@ def test_options_reach_the_pass(options: PassOptions | Mapping[str, Any] | None)
 
         def run(self, ctx: PassContext) -> PassResult:
             seen.append(self.options.factor)
-            return PassResult(bool(sites := scale_weights(ctx, self.options.factor)), tuple(sites))
+            sites = scale_weights(ctx, self.options.factor)
+            return PassResult(bool(sites), tuple(sites), nested_skips(ctx.model, ctx.selection))
 
     check_pass(Watching, options, models=[double_relu()])
     check_pass(Watching(Factor.model_validate(dict(options or {}))), models=[double_relu()])

@@ -181,7 +181,7 @@ def test_bodies_stay_float_and_are_named() -> None:
     model = Model.from_proto(conv_and_branches())
     candidate, result = quantized(model)
     assert result.modified
-    assert [skip.where for skip in result.skipped if "bodies stay float" in skip.reason] == ["branches"]
+    assert [skip.where for skip in result.skipped if "bodies of this If" in skip.reason] == ["branches"]
     inside = [n.op for n, graph in candidate.editor.all_nodes() if graph is not candidate.graph]
     assert "MatMul" in inside and "DequantizeLinear" not in inside
 
