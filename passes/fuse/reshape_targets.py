@@ -16,12 +16,12 @@ from graphopt.pipeline.rules import GraphRule, Scope, in_standard_domain, label
 
 
 class ReshapeTargets(GraphRule):
-    """Write a computed Reshape target as a constant, and drop an Expand that changes nothing.
+    """Write a computed Reshape target as a constant, and drop a Reshape or Expand to the shape there is.
 
     Pattern: Reshape whose target is computed; Expand.
     Conditions: (Reshape) each entry is a number, or the dimension that x itself has at that place, which 0 copies;
     at most one other, which is -1 already, or becomes -1 where all the rest are numbers ≥ 1. A -1 that can only be
-    one number becomes that. ``[0, -1]`` becomes Flatten. (Expand) each entry is 1 or x's own dimension at that place,
+    one number becomes that. ``[0, -1]`` becomes Flatten; a Reshape that gives x's own dimensions goes. (Expand) each entry is 1 or x's own dimension at that place,
     counted from behind, and there are not more of them than x has.
     Proof: 0 in a target stands for x's dimension at that place (``allowzero`` off); where a computed entry is that
     dimension, both forms hold the same number in every run. Elements are neither added nor lost, so one open entry is
@@ -58,6 +58,8 @@ class ReshapeTargets(GraphRule):
         if target is None or sizes is None:
             return None
         chain = scope.editor.producer(node.inputs[1])
+        if facts.dims(node.outputs[0]) == sizes and scope.can_bypass(node):
+            return self._dropped(node, chain, scope)
         site = self.site(node, f"its computed target became the constant {target}")
         if target == [0, -1] and len(sizes) >= 2 and scope.model.opset >= 9:
             flatten = scope.editor.add_node(
@@ -79,8 +81,10 @@ class ReshapeTargets(GraphRule):
         own = sizes[len(sizes) - wanted.size :]
         if any(entry not in (1, size) for entry, size in zip(wanted.flat, own, strict=True)):
             return None
-        chain = scope.editor.producer(node.inputs[1])
-        site = self.site(node, "removed Expand to the shape there is")
+        return self._dropped(node, scope.editor.producer(node.inputs[1]), scope)
+
+    def _dropped(self, node: gs.Node, chain: gs.Node | None, scope: Scope) -> Site:
+        site = self.site(node, f"removed {node.op} to the shape there is")
         scope.bypass(node)
         sweep(scope, [chain])
         return site

@@ -48,6 +48,7 @@ class Stream:
     entries: list[gs.Tensor] = field(default_factory=list)
     exits: list[tuple[gs.Tensor, list[gs.Node]]] = field(default_factory=list)
     _biased: dict[int, gs.Node] = field(default_factory=dict)
+    _with_bias: set[int] = field(default_factory=set)
 
     @property
     def matmuls(self) -> int:
@@ -76,10 +77,11 @@ class Stream:
                 self.exits.append((result, others))
             elif member.node.op == "MatMul" and len(users) == 1 and _is_bias(users[0], result, self):
                 self._biased[id(users[0])] = member.node
+                self._with_bias.add(id(member.node))
 
     def is_biased(self, member: Member) -> bool:
         """Whether a member is a product that its bias makes part of a Gemm."""
-        return any(node is member.node for node in self._biased.values()) if member.node.op == "MatMul" else False
+        return id(member.node) in self._with_bias
 
     def product_of(self, member: Member) -> gs.Node | None:
         """The product that a member adds a bias to, where both become a Gemm."""

@@ -259,6 +259,17 @@ def test_expand_to_the_shape_there_is_goes() -> None:
     assert _agree(done, {"n": 2, "m": 3})
 
 
+def test_reshape_to_the_shape_there_is_goes() -> None:
+    draft = Shapes()
+    x = draft.op("Neg", draft.input("x", ["n", "m"]))
+    same = draft.op("Reshape", draft.op("Exp", x), draft.shape(draft.dim(x, 0), draft.dim(x, 1)))
+    draft.node("Neg", [same], "y")
+    draft.output("y", ["n", "m"])
+    done = rewritten(draft.model("reshape"), ReshapeTargets)
+    assert done.ops == ["Neg", "Exp", "Neg"]
+    assert _agree(done, {"n": 2, "m": 3})
+
+
 def test_expand_to_another_inputs_shape_stays() -> None:
     draft = Shapes()
     x, other = draft.input("x", ["n", "m"]), draft.input("other", ["n", "m"])
