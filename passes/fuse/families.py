@@ -18,12 +18,14 @@ from graphopt.passes.fuse.layer_norm import LayerNorm
 from graphopt.passes.fuse.mask_check import accept as accept_masks
 from graphopt.passes.fuse.mask_fill import MaskFill
 from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
+from graphopt.passes.fuse.mish import Mish
 from graphopt.passes.fuse.reshape_targets import ReshapeTargets
 from graphopt.passes.fuse.rms_norm import RmsNorm
 from graphopt.passes.fuse.scale_shift_after import ScaleShiftAfter
 from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
 from graphopt.passes.fuse.scale_through_shift import ScaleThroughShift
 from graphopt.passes.fuse.shared_shapes import SharedShapes
+from graphopt.passes.fuse.sigmoid import Sigmoid
 from graphopt.passes.simplify.fold_batchnorm import FoldBatchNorm
 from graphopt.pipeline.families import Family
 
@@ -31,7 +33,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "activations",
         "activations written out in arithmetic become one operator",
-        (HardSwish, HardSigmoid, GeluErf, GeluTanh),
+        (HardSwish, HardSigmoid, GeluErf, GeluTanh, Mish, Sigmoid),
     ),
     Family("norms", "normalisations written out in arithmetic become one operator", (InstanceNorm, LayerNorm, RmsNorm)),
     Family("pads", "Conv and pools pad for themselves", (AbsorbPad,)),

@@ -101,8 +101,11 @@ class Ramp:
 
     def is_(self, scale: float, shift: float, low: float, high: float) -> bool:
         """Whether it is this function; bounds may be infinite."""
-        pairs = ((self.scale, scale), (self.shift, shift), (self.low, low), (self.high, high))
-        return all(near(mine, wanted) for mine, wanted in pairs)
+        return self.is_slope(scale, shift) and near(self.low, low) and near(self.high, high)
+
+    def is_slope(self, scale: float, shift: float) -> bool:
+        """Whether these are its factor and summand."""
+        return near(self.scale, scale) and near(self.shift, shift)
 
     def after_affine(self, node: gs.Node, tensor: gs.Tensor, scale: float, shift: float) -> Ramp | None:
         """The ramp as a function of ``tensor`` where ``node`` computes ``scale · tensor + shift``."""
