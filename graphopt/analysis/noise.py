@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.data.samples import Array, Samples
 from graphopt.model.model import Model
+from graphopt.model.weights import stub
 from graphopt.progress import Progress, Silent
-from graphopt.runtime.session import Session, open_session
+from graphopt.runtime.session import Session, Skeleton, open_session
 from graphopt.runtime.target import Target
 
 _SWITCH = "graphopt_rounded"
@@ -57,9 +58,10 @@ class NoiseProbe:
         machine = target or Target()
         self._tensors = list(tensors)
         self._weights = list(weights)
-        proto = _switched(model.to_proto(), tensors, weights)
         self._session: Session = open_session(
-            proto.SerializeToString(), threads=machine.threads, custom_op_libraries=machine.custom_op_libraries
+            _switched(Skeleton(*model.skeleton()), tensors, weights),
+            threads=machine.threads,
+            custom_op_libraries=machine.custom_op_libraries,
         )
 
     @property
@@ -132,9 +134,10 @@ def _floats(values: Mapping[str, Array]) -> dict[str, Array]:
 
 
 def _switched(
-    proto: onnx.ModelProto, tensors: Mapping[str, Rounding], weights: Mapping[str, Mapping[int, Array]]
-) -> onnx.ModelProto:
-    graph = proto.graph
+    model: Skeleton, tensors: Mapping[str, Rounding], weights: Mapping[str, Mapping[int, Array]]
+) -> Skeleton:
+    proto, graph = model.proto, model.proto.graph
+    constants: dict[str, Array] = {}
     before: list[onnx.NodeProto] = []
     behind: dict[str, list[onnx.NodeProto]] = {}
     renamed: dict[str, str] = {}
@@ -152,7 +155,7 @@ def _switched(
         _read_renamed(node, renamed)
         name = node.output[0] if node.output else ""
         if name in by_output:
-            nodes += _switch(by_output[name], *_variants(node, weights[name]), name)
+            nodes += _switch(by_output[name], *_variants(node, weights[name], constants), name)
         else:
             nodes.append(node)
         for output in node.output:
@@ -162,7 +165,8 @@ def _switched(
     del graph.value_info[:]
     count = len(tensors) + len(weights)
     graph.input.append(helper.make_tensor_value_info(_SWITCH, TensorProto.BOOL, [count]))
-    return proto
+    graph.initializer.extend(stub(name, value) for name, value in constants.items())
+    return Skeleton(proto, {**model.weights, **constants})
 
 
 def _switch(index: int, rounded: onnx.GraphProto, exact: onnx.GraphProto, output: str) -> list[onnx.NodeProto]:
@@ -174,9 +178,9 @@ def _switch(index: int, rounded: onnx.GraphProto, exact: onnx.GraphProto, output
     ]
 
 
-def _body(nodes: Sequence[onnx.NodeProto], output: str, weights: Sequence[onnx.TensorProto] = ()) -> onnx.GraphProto:
+def _body(nodes: Sequence[onnx.NodeProto], output: str) -> onnx.GraphProto:
     result = helper.make_tensor_value_info(output, TensorProto.FLOAT, None)
-    return helper.make_graph(list(nodes), "body", [], [result], list(weights))
+    return helper.make_graph(list(nodes), "body", [], [result])
 
 
 def _copy(name: str) -> onnx.GraphProto:
@@ -201,8 +205,10 @@ def _grid_constants(name: str, grid: Rounding) -> list[onnx.TensorProto]:
     ]
 
 
-def _variants(node: onnx.NodeProto, rounded: Mapping[int, Array]) -> tuple[onnx.GraphProto, onnx.GraphProto]:
-    """The node with its rounded constants inside a body, and as it is."""
+def _variants(
+    node: onnx.NodeProto, rounded: Mapping[int, Array], constants: dict[str, Array]
+) -> tuple[onnx.GraphProto, onnx.GraphProto]:
+    """The node with rounded constants, which are added to ``constants`` (a body sees the graph's), and as it is."""
     output = node.output[0]
     bodies = []
     for kind in ("rounded", "exact"):
@@ -210,12 +216,11 @@ def _variants(node: onnx.NodeProto, rounded: Mapping[int, Array]) -> tuple[onnx.
         copy.CopyFrom(node)
         copy.name = f"{output}/{kind}"
         copy.output[0] = f"{output}/{kind}"
-        constants = []
         for slot, value in rounded.items() if kind == "rounded" else ():
             copy.input.extend([""] * (slot + 1 - len(copy.input)))
             copy.input[slot] = f"{output}/input{slot}"
-            constants.append(numpy_helper.from_array(np.ascontiguousarray(value), copy.input[slot]))
-        bodies.append(_body([copy], copy.output[0], constants))
+            constants[copy.input[slot]] = np.ascontiguousarray(value)
+        bodies.append(_body([copy], copy.output[0]))
     return bodies[0], bodies[1]
 
 
