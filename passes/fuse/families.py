@@ -21,6 +21,7 @@ from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
 from graphopt.passes.fuse.mish import Mish
 from graphopt.passes.fuse.reshape_targets import ReshapeTargets
 from graphopt.passes.fuse.rms_norm import RmsNorm
+from graphopt.passes.fuse.row_softmax import RowSoftmax
 from graphopt.passes.fuse.scale_shift_after import ScaleShiftAfter
 from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
 from graphopt.passes.fuse.scale_through_shift import ScaleThroughShift
@@ -37,7 +38,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family("norms", "normalisations written out in arithmetic become one operator", (InstanceNorm, LayerNorm, RmsNorm)),
     Family("pads", "Conv and pools pad for themselves", (AbsorbPad,)),
-    Family("views", "chains of reshapes and transposes become one", (ComposeTransposes, ComposeViews)),
+    Family("views", "chains of reshapes and transposes become one", (ComposeTransposes, ComposeViews, RowSoftmax)),
     Family("gate", "a tensor added to its own gated form becomes one product", (GateAdd,)),
     # After activations and norms: those end in a scale that would be taken from them.
     Family(
