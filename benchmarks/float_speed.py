@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="timing of one model (default 30)")
     parser.add_argument("--keep", type=Path, help="folder for the written models")
     parser.add_argument("--peers", type=Path, default=default_folder(), help="folder of the peers' environments")
+    parser.add_argument("--markdown", action="store_true", help="both tables once more, as Markdown")
     parser.add_argument("--generated", action="store_true", help="the generated model instead of real ones")
     parser.add_argument("names", nargs="*", default=NAMES)
     args = parser.parse_args()
@@ -82,6 +83,7 @@ def real_tables(names: Sequence[str], models: Path, folder: Path, args: argparse
     print_head()
     module = load_module(models / "samples.py")
     reports: dict[str, Report] = {}
+    measured: dict[str, list[Row]] = {}
     for name in names:
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
@@ -89,11 +91,14 @@ def real_tables(names: Sequence[str], models: Path, folder: Path, args: argparse
         rows, run = make_rows(samples.model, place, peers, "graphopt" in variants)
         measure(rows, samples, module, samples.eval[: TIMED_FEEDS.get(name, 8)], args.seconds)
         print("\n".join(format_row(name, row) for row in rows), flush=True)
+        measured[name] = rows
         if run is not None and run.report is not None:
             reports[name] = run.report
     print(f"\n{'model':<19} {'family':<18} {'ratio':>6} {'interval':<12} finding")
     for name, report in reports.items():
         print("\n".join(family_lines(name, report)), flush=True)
+    if args.markdown:
+        print("\n" + "\n".join([*markdown_rows(measured), "", *markdown_families(reports)]))
 
 
 def make_rows(
@@ -169,17 +174,64 @@ def format_row(name: str, row: Row) -> str:
 
 def family_lines(name: str, report: Report) -> Iterator[str]:
     """What each rule family brings on one model, as graphopt measured it on synthetic inputs."""
-    families = [
-        (family, found)
+    families = tried(report)
+    if not families:
+        yield f"{name:<19} none applies"
+    for family, found in families.items():
+        kept = "kept" if found["kept"] else "taken back"
+        yield f"{name:<19} {family:<18} {_interval(found)} {found['finding']}, {kept}"
+
+
+def tried(report: Report) -> dict[str, Mapping[str, Any]]:
+    """Family → what was found out about it."""
+    return {
+        family: found
         for record in report.passes
         if record.name in FAMILY_PASSES
         for family, found in record.summary.get("families", {}).items()
-    ]
-    if not families:
-        yield f"{name:<19} none applies"
-    for family, found in families:
-        kept = "kept" if found["kept"] else "taken back"
-        yield f"{name:<19} {family:<18} {_interval(found)} {found['finding']}, {kept}"
+    }
+
+
+def markdown_rows(measured: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+    """The first table with one line a model: ratio [interval], SQNR of the worst output in dB, metric."""
+    variants = [row.variant for row in next(iter(measured.values()))[1:]]
+    yield from _markdown_head(["model", "float: ms, metric", *variants])
+    for name, rows in measured.items():
+        own = f"{rows[0].median_ms:.2f}, {_metric(rows[0])}"
+        yield f"| {' | '.join([name, own, *(_cell(row) for row in rows[1:])])} |"
+
+
+def markdown_families(reports: Mapping[str, Report]) -> Iterator[str]:
+    """The second table with one column a family; what was taken back stands in brackets."""
+    names = list(dict.fromkeys(family for report in reports.values() for family in tried(report)))
+    yield from _markdown_head(["model", *names])
+    for name, report in reports.items():
+        found = tried(report)
+        yield f"| {' | '.join([name, *(_family_cell(found.get(family)) for family in names)])} |"
+
+
+def _markdown_head(names: Sequence[str]) -> Iterator[str]:
+    yield f"| {' | '.join(names)} |"
+    yield f"|{'---|' * len(names)}"
+
+
+def _cell(row: Row) -> str:
+    if row.ratio is None:
+        return row.note or "-"
+    ratio, low, high = row.ratio
+    fidelity = "identical" if row.sqnr == math.inf else f"{row.sqnr:.0f} dB"
+    return f"{ratio:.2f} [{low:.2f}, {high:.2f}], {fidelity}, {_metric(row)}"
+
+
+def _metric(row: Row) -> str:
+    return "-" if row.metric is None else f"{row.metric:.3f}"
+
+
+def _family_cell(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    text = f"{found['speedup']:.2f}" if "speedup" in found else str(found["finding"])
+    return text if found["kept"] else f"({text})"
 
 
 def _interval(found: Mapping[str, Any]) -> str:
