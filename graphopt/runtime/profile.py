@@ -19,7 +19,7 @@ class NodeTime:
 
     Attributes:
         op: operator that ran, e.g. ``QLinearConv``; several where one node became several.
-        milliseconds: time of one run of the model, the mean of the middle half of the runs.
+        milliseconds: time of one run of the model, where most of the runs lie.
     """
 
     op: str

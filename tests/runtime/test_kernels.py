@@ -8,7 +8,7 @@ import pytest
 from graphopt.data.synthetic import synthetic_samples
 from graphopt.errors import RuntimeFailure
 from graphopt.model.model import Model
-from graphopt.runtime.kernels import middle, profiler_cost, record
+from graphopt.runtime.kernels import profiler_cost, record, typical
 from graphopt.runtime.labels import label
 from graphopt.runtime.optimized import optimized_nodes
 from graphopt.runtime.target import Target
@@ -64,11 +64,16 @@ def test_a_model_that_fails_is_an_error() -> None:
         record(skeleton, [{"x": np.ones(5, np.float32)}], target=Target(), runs=3)
 
 
-def test_the_middle_third_is_finer_than_the_clock_and_ignores_bursts() -> None:
-    assert middle([1.0, 2.0, 2.0, 2.0, 3.0, 900.0, 2.0]) == 2.0
-    assert middle([1.0, 1.0, 1.0, 2.0, 2.0, 2.0]) == 1.5
-    assert middle([7.0]) == 7.0
-    assert middle([]) == 0.0
+def test_the_densest_third_ignores_bursts_that_hit_most_runs() -> None:
+    assert typical([5.0, 5.1, 5.2, 9.0, 14.0, 30.0, 55.0]) == pytest.approx(5.1)
+    assert typical([3.0, 9.0, 9.0, 9.0, 20.0]) == 9.0
+    assert typical([7.0]) == 7.0
+    assert typical([]) == 0.0
+
+
+def test_a_mean_is_finer_than_the_clock() -> None:
+    assert typical([12.0] * 6 + [13.0] * 4, 1.0) == pytest.approx(12.4)
+    assert typical([12.0] * 6 + [13.0] * 4 + [40.0] * 5, 1.0) == pytest.approx(12.4)
 
 
 def test_the_profilers_own_work_is_measured() -> None:
