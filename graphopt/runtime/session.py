@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 import numpy as np
 import onnx
 
+from graphopt.blackbox import doing
 from graphopt.data.samples import Array, Feed
 from graphopt.errors import RuntimeFailure
 from graphopt.runtime.light import LIGHT_ABOVE, leave_in_files
@@ -201,7 +202,8 @@ def open_session(
     label = _label(model)
     source, alive = _source(model, extra_outputs, options, light=light)
     try:
-        raw = engine.open(source, options, _provider_list(spec))
+        with doing(f"opening {label} in onnxruntime"):
+            raw = engine.open(source, options, _provider_list(spec))
     except Exception as error:
         raise RuntimeFailure(
             "GO-603", f"{label} does not open in onnxruntime", where=str(spec), why=first_line(error)
