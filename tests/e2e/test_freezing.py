@@ -167,3 +167,23 @@ def test_inspect_names_them_and_what_freezing_brings(cli: Cli, some: onnx.ModelP
     figures = json.loads(cli("inspect", source, "--json").out)
     assert 0 < figures["freezing"]["low"] <= figures["freezing"]["speedup"] <= figures["freezing"]["high"]
     assert "freezing" not in json.loads(cli("inspect", source, "--json", "--no-measure").out)
+
+
+def test_two_models_cannot_be_compared_on_values_that_one_of_them_has_frozen(
+    cli: Cli, every: onnx.ModelProto, tmp_path: Path
+) -> None:
+    source, frozen, samples = (tmp_path / name for name in ("source.onnx", "frozen.onnx", "samples.npz"))
+    onnx.save(every, source)
+    optimize(every, passes=["freeze-initializers"], measure=False).model.save(frozen)
+    rng = np.random.default_rng(0)
+    values = {"input": rng.standard_normal((2, 32, 16, 16)).astype(np.float32)}
+    np.savez(samples, **values)
+    assert cli("validate", source, frozen, "--data", samples).code == 0
+    for command in ("validate", "bench"):
+        given = tmp_path / "given"
+        given.mkdir(exist_ok=True)
+        weight = onnx.numpy_helper.to_array(every.graph.initializer[0])
+        np.savez(given / "one.npz", **{"input": values["input"][:1], "block0.conv.weight": weight})
+        refused = cli(command, source, frozen, "--data", given)
+        assert refused.code == 4, refused.out + refused.err
+        assert "block0.conv.weight, which the second model no longer takes" in refused.err
