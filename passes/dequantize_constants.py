@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 from graphopt.model.editor import GraphEditor
 from graphopt.model.model import Model
 from graphopt.pipeline.contract import Pass, PassContext, PassOptions, PassResult, Safety, Site, Skip
+from graphopt.pipeline.nested import nested_skips
 
 Array = npt.NDArray[Any]
 
@@ -81,6 +82,7 @@ class DequantizeConstants(Pass[PassOptions]):
                 skipped.append(Skip(node.name, reason))
             else:
                 applied.append(_fold(node, ctx.editor))
+        skipped += nested_skips(ctx.model, ctx.selection, lambda node: node.op == "DequantizeLinear")
         if not applied:
             return PassResult(False, skipped=tuple(skipped))
         after = _tidied(ctx.model).file_size
