@@ -24,7 +24,8 @@ class GateAdd(Rule):
     second g + 1 and the product: both within one rounding of |x| + |x · g|. That bounds the difference relative to
     the output unless g lies within 1 % of -1 for all of a tensor, where the second form is the better one; gates
     (Sigmoid, HardSigmoid, Softmax) are ≥ 0.
-    Effect: an addition over x becomes one over g; not measured.
+    Effect: an addition over x becomes one over g. Measured against all other rules without this one, one thread,
+    AVX2: ppocr_v4_det (8 nodes) 1.01x [1.00, 1.02].
     Refuses: g as large as x (as many operations as before); a second reader of x · g.
     """
 

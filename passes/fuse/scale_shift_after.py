@@ -28,7 +28,8 @@ class ScaleShiftAfter(Rule):
     the linear map. Gemm: s on alpha · A · B and on beta · C, which becomes C alone. Computed in float64, rounded
     once.
     Effect: a pass over the layer's whole output less, except where onnxruntime folds it at load time too (c of one
-    number per channel behind Conv); not measured.
+    number per channel behind Conv). Measured against all other rules without this one, one thread, AVX2:
+    ppocr_v4_det (58 nodes) 1.13x [1.11, 1.14], ppocr_v4_rec (56 nodes) 1.21x [1.20, 1.22].
     Refuses: a second reader; c / z; a shift behind a bare MatMul, where MatMul and Add are what runs fastest; a
     weight above 1 MiB that other nodes read too, since it would have to be stored twice; float16, whose weights
     would be rounded once more.

@@ -28,7 +28,8 @@ class ScaleShiftBefore(Rule):
     W ∗ (x + b) = W ∗ x + W ∗ b, and without padding W ∗ b is the same sum over the kernel at every position; with
     padding the border would see b where zeros were, and a strided ConvTranspose uses other kernel positions at
     other outputs (off by more than 1, measured at kernel 2 and 3, stride 2). Computed in float64, rounded once.
-    Effect: a pass over the layer's whole input less; not measured.
+    Effect: a pass over the layer's whole input less. Measured against all other rules without this one, one thread,
+    AVX2: ppocr_v4_det (20 nodes) 1.03x [1.01, 1.04], ppocr_v4_rec (24 nodes) 1.06x [1.05, 1.07].
     Refuses: a reader of any other kind (then the node has to stay); a shift before padding (see
     `scale-through-shift`); a weight above 1 MiB that other nodes read too; float16. Layers that share a weight get
     one each.

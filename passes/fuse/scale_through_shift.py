@@ -27,7 +27,9 @@ class ScaleThroughShift(Rule):
     Proof: a · h + b = a · (h + b / a), and the scale goes into the weights, padded or not. The border stays as it
     is: it pads zeros to either form, and a · 0 = 0. With |b / a| ≤ 1000 the sum h + b / a rounds as a · h + b does,
     relative to itself; the quotient is rounded once, from float64.
-    Effect: a pass over the layer's input less; not measured. Two shifts in a row become one.
+    Effect: a pass over the layer's input less; two shifts in a row become one. Measured against all other rules
+    without this one, one thread, AVX2: ppocr_v4_det (13 nodes) 1.01x [1.00, 1.03], ppocr_v4_rec (13 nodes) 1.03x
+    [1.01, 1.05].
     Refuses: any reader that is no such layer; a zero or vanishing a.
     """
 
