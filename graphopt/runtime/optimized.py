@@ -67,6 +67,7 @@ def optimized_nodes(
             optimization=optimization,
             custom_op_libraries=custom_op_libraries,
             optimized_path=path,
+            light=True,
             backend=backend,
         )
         return read_optimized(path)

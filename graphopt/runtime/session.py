@@ -7,6 +7,8 @@ error, never a silent fall-back to the CPU; what onnxruntime would print to stde
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,7 +181,7 @@ def open_session(
         optimization: how far onnxruntime rewrites the graph.
         custom_op_libraries: shared libraries to register (native code: only on the user's word).
         extra_outputs: tensors of the top-level graph that the session returns after the model's own outputs.
-        optimized_path: where onnxruntime writes the graph as it optimized it.
+        optimized_path: where onnxruntime writes the graph as it optimized it, without its larger weights.
         profile_prefix: how the file begins that onnxruntime's profiler writes; ``None``: it is off.
         config: further entries of the session's configuration, by onnxruntime's key.
         light: for a check, not for timing: of a Model with more than 256 MiB of weights, the session maps them from
@@ -255,7 +257,7 @@ def _session_options(
         options.add_session_config_entry("session.force_spinning_stop", "1")
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[optimization])
     if optimized_path is not None:
-        options.optimized_model_filepath = str(optimized_path)
+        _write_graph(options, optimized_path)
     for library in libraries:
         try:
             options.register_custom_ops_library(library)
@@ -264,6 +266,16 @@ def _session_options(
                 "GO-603", "a custom-op library does not load", where=library, why=first_line(error)
             ) from error
     return options
+
+
+def _write_graph(options: ort.SessionOptions, path: Path) -> None:
+    """Have the optimized graph written without its weights: they may be too large for one protobuf, or for the disk."""
+    options.optimized_model_filepath = str(path)
+    weights = path.with_name(f"{path.name}.weights")
+    with contextlib.suppress(OSError):  # where links cannot be made, the weights are written
+        weights.symlink_to(os.devnull)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", weights.name)
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
 
 
 def _label(model: Model | Skeleton | bytes | Path) -> str:
