@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphopt.model.model import Model
-from graphopt.passes.quantize.guards import break_silent_quantization
+from graphopt.passes.quantize.guards import break_silent_quantization, shield_captures
 from graphopt.passes.quantize.plan import Grid, Interval, Plan
 from graphopt.passes.quantize.units import Kind, Unit, find_units
 from graphopt.passes.quantize.weights import channel_axis
@@ -42,6 +42,7 @@ def emit(model: Model, plan: Plan) -> Mapping[str, str]:
         _EMITTERS[unit.kind](writer, unit)
     model.finish()
     break_silent_quantization(model)
+    shield_captures(model)
     return writer.made | {t: unit.name for unit in chosen for node in unit.nodes for t in output_names(node)}
 
 

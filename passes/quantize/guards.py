@@ -3,6 +3,7 @@
 onnxruntime quantizes a Conv, ConvTranspose or Gemm with float weights by itself, per tensor, when its input is read
 back from codes and its output goes to nothing but a QuantizeLinear; and it fuses a Softmax there into a kernel seven
 times slower than the float one. ``Max(y, lowest float32)`` before that QuantizeLinear changes no value and prevents it.
+The same no-op keeps apart what must not meet on loading: see ``shield_captures``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,13 @@ from graphopt.model.model import Model
 
 _HELD_BACK = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Softmax"})
 _SWALLOWED = frozenset({"Relu", "Clip"})
+_CARRIERS = frozenset(
+    (
+        *("DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth"),
+        *("Split", "Squeeze", "Transpose", "Unsqueeze"),
+    )
+)
+"""Operators that hand values on as they are: onnxruntime moves a DequantizeLinear behind some of them."""
 
 
 def break_silent_quantization(model: Model) -> tuple[str, ...]:
@@ -34,6 +42,36 @@ def break_silent_quantization(model: Model) -> tuple[str, ...]:
     if broken:
         model.finish()
     return tuple(broken)
+
+
+def shield_captures(model: Model) -> None:
+    """Put a no-op before a body that reads values which onnxruntime would move a DequantizeLinear behind.
+
+    Between MaxPool, Reshape or Transpose and an If, a Loop or a Scan that captures the result, onnxruntime (1.32) looks
+    for the reader's input among those that the node lists, where a captured one is not, and ends the process.
+    """
+    editor = model.editor
+    outer = {id(node) for node in editor.nodes()}
+    shielded = False
+    for node in [n for n in editor.nodes() if n.op in _CARRIERS and _carries_codes(model, n)]:
+        for tensor in list(node.outputs):
+            inside = [reader for reader in editor.consumers(tensor) if id(reader) not in outer]
+            if not inside or model.dtype_of(tensor) != np.float32:
+                continue
+            lowest = editor.add_constant("lowest", np.array(np.finfo(np.float32).min, np.float32))
+            kept = editor.add_node("Max", [tensor, lowest], name=f"{tensor.name}_captured")
+            editor.replace_uses(tensor, kept.outputs[0], consumers=inside)
+            shielded = True
+    if shielded:
+        model.finish()
+
+
+def _carries_codes(model: Model, node: gs.Node) -> bool:
+    """Its values come from a DequantizeLinear, behind nothing but operators that hand values on."""
+    before: gs.Node | None = node
+    while before is not None and before.op in _CARRIERS:
+        before = model.editor.producer(before.inputs[0])
+    return before is not None and before.op == "DequantizeLinear"
 
 
 def _reads_codes(model: Model, node: gs.Node) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from graphopt.model.model import Model
 from graphopt.passes.quantize.emit import emit
@@ -18,6 +21,7 @@ from graphopt.runtime.target import Target
 from graphopt.testing import builders
 from graphopt.testing.draft import Draft
 from graphopt.testing.formats import dynamic_dims
+from graphopt.testing.trial import default_samples
 from tests.passes.quantize.harness import feeds, ops, plan_of, simplified, sqnr
 
 BUILDERS = [
@@ -211,3 +215,33 @@ def test_weights_cannot_saturate_the_kernels_of_older_processors() -> None:
     candidate = written(loud)
     # Every weight at the same large value is the worst case; with and without fused kernels it comes out the same.
     assert sqnr(candidate, candidate, feeds(loud), "none") > 40
+
+
+@pytest.mark.parametrize("carrier", ["MaxPool", "Transpose", "Reshape", "Relu"])
+def test_values_that_a_branch_captures_do_not_end_the_process(carrier: str) -> None:
+    """onnxruntime moves a DequantizeLinear behind a MaxPool, Transpose or Reshape, and dies where an If captures it."""
+    draft = Draft(0, opset=13)
+    x = draft.conv(draft.input("input", [1, 4, 8, 8]), "first", 4, 4, bias=True)
+    draft.const("shape", np.array([1, 4, 8, 8], np.int64))
+    attributes = {"MaxPool": {"kernel_shape": [3, 3], "pads": [1] * 4}, "Transpose": {"perm": [0, 1, 3, 2]}}
+    read = [x, "shape"] if carrier == "Reshape" else [x]
+    x = draft.node(carrier, read, "carried", **attributes.get(carrier, {}))
+    draft.input("choice", [], TensorProto.BOOL)
+    bodies = []
+    for op in ("Neg", "Abs"):
+        result = helper.make_tensor_value_info(f"{op}_out", TensorProto.FLOAT, [1, 4, 8, 8])
+        bodies.append(helper.make_graph([helper.make_node(op, [x], [f"{op}_out"])], op, [], [result]))
+    y = draft.node("If", ["choice"], "chosen", then_branch=bodies[0], else_branch=bodies[1])
+    draft.conv(y, "output", 4, 4, bias=True)
+    draft.output("output", [1, 4, 8, 8])
+    model = Model.from_proto(draft.model("captured"))
+    layers = frozenset(unit.name for unit in find_units(model).all if unit.kind in HEAVY)
+    samples = default_samples(model)
+    candidate = written(model, plan_of(model, layers, samples=samples))
+    data = candidate.to_proto().SerializeToString()
+    done = subprocess.run([sys.executable, "-c", OPEN], input=data, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-300:]
+    assert sqnr(model, candidate, samples) > 20
+
+
+OPEN = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.stdin.buffer.read())"
