@@ -21,8 +21,8 @@ class ReshapeTargets(GraphRule):
     Pattern: Reshape whose target is computed; Expand.
     Conditions: (Reshape) each entry is a number, or the dimension that x itself has at that place, which 0 copies;
     at most one other, which is -1 already, or becomes -1 where all the rest are numbers ≥ 1. A -1 that can only be
-    one number becomes that. ``[0, -1]`` becomes Flatten; a Reshape that gives x's own dimensions goes. (Expand) each entry is 1 or x's own dimension at that place,
-    counted from behind, and there are not more of them than x has.
+    one number becomes that. ``[0, -1]`` becomes Flatten; a Reshape that gives x's own dimensions goes. (Expand) each
+    entry is 1 or x's own dimension at that place, counted from behind, and there are not more of them than x has.
     Proof: 0 in a target stands for x's dimension at that place (``allowzero`` off); where a computed entry is that
     dimension, both forms hold the same number in every run. Elements are neither added nor lost, so one open entry is
     what the others leave. Broadcasting against 1 or against an equal dimension changes nothing.
