@@ -24,6 +24,8 @@ from graphopt.pipeline.rules import Scope, in_standard_domain, label
 
 RELATIVE = 1e-6
 """Two constants are one number if they are no farther apart than this, relative to the larger."""
+WIDEST = 4.0
+"""Largest summands, added up, in a function that spans about 1: their rounding is 2.4e-7 of it at most."""
 DEEPEST = 8
 """Scalar steps that are followed backwards; every form known has fewer."""
 
@@ -80,6 +82,7 @@ class Ramp:
         low: lower bound, -inf for none.
         high: upper bound, inf for none.
         nodes: the nodes that compute it, the last one first.
+        spread: the summands' sizes, added up as if none cancelled: what the nodes round is in proportion to it.
     """
 
     tensor: gs.Tensor
@@ -88,6 +91,7 @@ class Ramp:
     low: float = -math.inf
     high: float = math.inf
     nodes: tuple[gs.Node, ...] = ()
+    spread: float = 0.0
 
     @property
     def affine(self) -> bool:
@@ -97,22 +101,30 @@ class Ramp:
     def times(self, factor: float) -> Ramp:
         """The ramp multiplied by a number other than 0."""
         low, high = sorted((self.low * factor, self.high * factor))
-        return replace(self, scale=self.scale * factor, shift=self.shift * factor, low=low, high=high)
+        scale, shift, spread = self.scale * factor, self.shift * factor, self.spread * abs(factor)
+        return replace(self, scale=scale, shift=shift, low=low, high=high, spread=spread)
 
     def is_(self, scale: float, shift: float, low: float, high: float) -> bool:
         """Whether it is this function; bounds may be infinite."""
         return self.is_slope(scale, shift) and near(self.low, low) and near(self.high, high)
 
     def is_slope(self, scale: float, shift: float) -> bool:
-        """Whether these are its factor and summand."""
-        return near(self.scale, scale) and near(self.shift, shift)
+        """Whether these are its factor and summand, and no larger summands cancelled on the way."""
+        return near(self.scale, scale) and near(self.shift, shift) and self.spread <= WIDEST
 
     def after_affine(self, node: gs.Node, tensor: gs.Tensor, scale: float, shift: float) -> Ramp | None:
         """The ramp as a function of ``tensor`` where ``node`` computes ``scale · tensor + shift``."""
         if scale == 0 or not math.isfinite(scale * self.scale):
             return None
-        shift = self.scale * shift + self.shift
-        return replace(self, tensor=tensor, scale=self.scale * scale, shift=shift, nodes=(*self.nodes, node))
+        added = self.scale * shift
+        return replace(
+            self,
+            tensor=tensor,
+            scale=self.scale * scale,
+            shift=self.shift + added,
+            nodes=(*self.nodes, node),
+            spread=self.spread + abs(added),
+        )
 
     def after_clip(self, node: gs.Node, tensor: gs.Tensor, low: float, high: float) -> Ramp | None:
         """The ramp as a function of ``tensor`` where ``node`` computes ``clip(tensor, low, high)``."""
@@ -210,21 +222,21 @@ class Product:
     nodes: tuple[gs.Node, ...] = ()
 
 
-def products(scope: Scope, tensor: gs.Tensor, steps: int = DEEPEST) -> Iterator[Product]:
-    """Every reading of ``tensor`` as a product: from itself alone to all its factors, ``steps`` nodes deep."""
+def products(scope: Scope, tensor: gs.Tensor, most: int = 2, steps: int = DEEPEST) -> Iterator[Product]:
+    """Every reading of ``tensor`` as a product of at most ``most`` tensors, ``steps`` nodes deep; first itself alone."""
     yield Product(1.0, (tensor,))
     node = producer(scope, tensor) if steps else None
     if node is None or node.op not in ("Mul", "Div", "Neg"):
         return
     step = _affine_step(scope, node)
     if step is not None:
-        for inner in products(scope, step[0], steps - 1):
+        for inner in products(scope, step[0], most, steps - 1):
             yield Product(inner.scale * step[1], inner.factors, (node, *inner.nodes))
-    elif node.op == "Mul" and node.inputs[0] is not node.inputs[1]:
-        # Both operands are read to half the depth, so that a tree of products stays cheap.
-        for left in products(scope, node.inputs[0], steps // 2):
-            for right in products(scope, node.inputs[1], steps // 2):
-                yield Product(left.scale * right.scale, left.factors + right.factors, (node, *left.nodes, *right.nodes))
+    elif node.op == "Mul" and most > 1 and node.inputs[0] is not node.inputs[1]:
+        for left in products(scope, node.inputs[0], most - 1, steps - 1):
+            for right in products(scope, node.inputs[1], most - len(left.factors), steps - 1):
+                scale, nodes = left.scale * right.scale, (node, *left.nodes, *right.nodes)
+                yield Product(scale, left.factors + right.factors, nodes)
 
 
 def pairs(scope: Scope, tensor: gs.Tensor) -> Iterator[tuple[Product, gs.Tensor, gs.Tensor]]:

@@ -60,6 +60,7 @@ def formula_model(
     result: Sequence[int | str] | None = None,
     dtype: int = onnx.TensorProto.FLOAT,
     also: Sequence[str] = (),
+    last: bool = False,
 ) -> onnx.ModelProto:
     """``y = -formula(3 · x)``: x is computed, and the formula ends inside the graph, as in real models.
 
@@ -70,12 +71,17 @@ def formula_model(
         number_shape: shape of the constants that numbers become.
         result: shape of the output; the input's when ``None``.
         dtype: type of the tensors.
+        last: whether the formula's own result is the output, without the Neg behind it.
         also: op types; the output of the first node of each is a graph output too, of the input's shape.
     """
     sketch = Sketch(opset, number_shape)
     numpy_type = onnx.helper.tensor_dtype_to_np_dtype(dtype)
     start = sketch.op("Mul", sketch.input("x", shape, dtype), np.asarray(3, numpy_type))
-    sketch.node("Neg", [formula(sketch, start)], "y")
+    found = formula(sketch, start)
+    if last:
+        sketch.nodes[-1].output[0] = "y"
+    else:
+        sketch.node("Neg", [found], "y")
     sketch.output("y", shape if result is None else result, dtype)
     for op in also:
         inner = next(node.output[0] for node in sketch.nodes if node.op_type == op)

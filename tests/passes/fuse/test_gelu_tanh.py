@@ -76,6 +76,12 @@ def test_every_polynomial_is_read(inner: str, opset: int) -> None:
     assert distance(done) <= ROUNDING
 
 
+def test_the_result_may_be_a_graph_output() -> None:
+    done = rewritten(formula_model(PRODUCTS["PyTorch"], last=True), GeluTanh)
+    assert done.ops == ["Mul", "Gelu"]
+    assert distance(done) <= ROUNDING
+
+
 NEAR_MISSES: dict[str, Formula] = {
     "0.8 for the root": lambda s, x: s.op(
         "Mul", s.op("Mul", x, 0.5), gate(s, s.op("Mul", s.op("Add", x, s.op("Mul", cubed(s, x), 0.044715)), 0.8))

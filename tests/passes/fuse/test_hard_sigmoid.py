@@ -60,6 +60,7 @@ NEAR_MISSES: dict[str, Formula] = {
     "from 0.1": lambda s, x: s.op("Add", s.clip(s.op("Mul", x, 0.25), -0.4, 0.5), 0.5),
     "falling": lambda s, x: s.clip(s.op("Sub", 0.5, x), 0.0, 1.0),
     "a far offset": lambda s, x: s.clip(s.op("Add", s.op("Tanh", x), 900.0), 0.0, 1.0),
+    "summands that cancel": lambda s, x: s.clip(s.op("Sub", s.op("Add", s.op("Tanh", x), 1e3), 999.5), 0.0, 1.0),
     "no upper bound": lambda s, x: s.op("Relu", s.op("Add", x, 3.0)),
     "one over": lambda s, x: s.op("Div", 6.0, s.clip(s.op("Add", x, 3.0), 0.0, 6.0)),
     "an array": lambda s, x: s.op("Div", s.clip(s.op("Add", x, 3.0), 0.0, 6.0), np.full((3, 1, 1), 6, np.float32)),

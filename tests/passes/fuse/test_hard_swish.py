@@ -81,6 +81,12 @@ def test_where_the_opset_cannot_be_raised_the_gate_is_written_out() -> None:
     assert distance(done, {"x": x, "scales": np.float32([1, 1, 2, 2])}) <= ROUNDING
 
 
+def test_the_result_may_be_a_graph_output() -> None:
+    done = rewritten(formula_model(FORMS["PyTorch and Paddle"], last=True), HardSwish)
+    assert done.ops == ["Mul", "HardSwish"]
+    assert distance(done) <= ROUNDING
+
+
 NEAR_MISSES: dict[str, Formula] = {
     "2.9 for 3": lambda s, x: s.op("Div", s.op("Mul", x, relu6(s, s.op("Add", x, 2.9))), 6.0),
     "5 for 6": lambda s, x: s.op("Div", s.op("Mul", x, relu6(s, s.op("Add", x, 3.0))), 5.0),

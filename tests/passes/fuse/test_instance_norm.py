@@ -87,6 +87,12 @@ def test_a_scale_for_each_channel_makes_it_one_at_every_rank(shape: tuple[int, .
     assert distance(done) <= ROUNDING
 
 
+def test_the_result_may_be_a_graph_output() -> None:
+    done = rewritten(formula_model(FORMS["PyTorch"], last=True), InstanceNorm)
+    assert done.ops == ["Mul", "InstanceNormalization"]
+    assert distance(done) <= ROUNDING
+
+
 NEAR_MISSES: dict[str, Formula] = {
     "one axis of two": lambda s, x: normed(s, x, (2,)),
     "the channels too": lambda s, x: normed(s, x, (1, 2, 3)),

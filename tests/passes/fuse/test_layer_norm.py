@@ -78,6 +78,12 @@ def test_axis_and_epsilon_are_kept() -> None:
     assert node.attrs["epsilon"] == pytest.approx(0.01)
 
 
+def test_the_result_may_be_a_graph_output() -> None:
+    done = rewritten(formula_model(FORMS["PyTorch"], last=True), LayerNorm)
+    assert done.ops == ["Mul", "LayerNormalization"]
+    assert distance(done) <= ROUNDING
+
+
 NEAR_MISSES: dict[str, Formula] = {
     "not the last axis": lambda s, x: normed(s, x, (1,)),
     "with a gap": lambda s, x: normed(s, x, (1, 3)),
