@@ -223,7 +223,7 @@ class Product:
 
 
 def products(scope: Scope, tensor: gs.Tensor, most: int = 2, steps: int = DEEPEST) -> Iterator[Product]:
-    """Every reading of ``tensor`` as a product of at most ``most`` tensors, ``steps`` nodes deep; first itself alone."""
+    """Every reading of ``tensor`` as a product of at most ``most`` tensors, ``steps`` nodes deep; itself first."""
     yield Product(1.0, (tensor,))
     node = producer(scope, tensor) if steps else None
     if node is None or node.op not in ("Mul", "Div", "Neg"):
