@@ -45,6 +45,7 @@ PLAIN_WIDTH = 100
 LEAST_WIDTH = 60
 
 _LABEL = 22
+_NAME = 25
 _FIGURE = 13
 _SHOWN_OUTPUTS = 4
 _SHOWN_REASONS = 3
@@ -156,18 +157,18 @@ def _passes(records: Sequence[PassRecord], width: int, verbose: bool) -> Iterato
         return
     for record in records:
         time = seconds(record.seconds)
-        label = Span(pad(cut(record.name, _LABEL - 5), _LABEL - 4), "bold")
-        body = wrap(_what_became(record), width - _LABEL - 10)
+        label = Span(pad(cut(record.name, _NAME - 5), _NAME - 4), "bold")
+        body = wrap(_what_became(record), width - _NAME - 10)
         yield Span("  "), _MARKS[record.outcome], Span(" "), label, *_ended(body[0], time, width)
         for line in body[1:]:
-            yield Span(" " * _LABEL), Span(line)
+            yield Span(" " * _NAME), Span(line)
         for text in _details(record, verbose):
-            for line in wrap(text, width - _LABEL):
-                yield Span(" " * _LABEL), Span(line, "dim")
+            for line in wrap(text, width - _NAME):
+                yield Span(" " * _NAME), Span(line, "dim")
 
 
 def _ended(text: str, time: str, width: int) -> tuple[Span, ...]:
-    room = width - _LABEL - cells(time)
+    room = width - _NAME - cells(time)
     return Span(pad(text, room)), Span(time, "dim")
 
 
