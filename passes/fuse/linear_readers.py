@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.pipeline.affine import Affine, Arithmetic
+from graphopt.pipeline.affine import Affine, Arithmetic, read_arithmetic
 from graphopt.pipeline.linear import LAYERS, Change, Layer, read_layer, scaled_before
 from graphopt.pipeline.rules import Dims, Scope, in_standard_domain, label
 
@@ -46,6 +46,36 @@ def frozen_weight(layer: Layer, scope: Scope) -> str | None:
     if others and layer.weight.nbytes > MOST_BYTES:
         return f"the weight of {label(layer.node)} has other users and would have to be stored twice"
     return None
+
+
+def recognised_whole(x: gs.Tensor, scope: Scope) -> str | None:
+    """What the runtime recognises only together with a constant scale or shift of ``x``, or ``None``.
+
+    onnxruntime fuses (x · (1 + Erf(x / √2))) · 0.5, its form with Tanh, and a normalization with both its scale and
+    its shift; without the last node it runs the rest one by one (measured on MiniLM: 6 Gelus of 5 nodes each).
+    """
+    node = scope.editor.producer(x)
+    if node is None:
+        return None
+    if node.op == "Mul" and any(_reads(p, ("Erf", "Tanh"), scope) for p in _producers(node, scope) if p.op == "Add"):
+        return "a Gelu"
+    first = read_arithmetic(node, scope)
+    if first is not None:
+        node = scope.editor.producer(first.x)
+    if node is not None and node.op in ("Div", "Mul"):
+        roots = ("Pow", "Reciprocal", "Sqrt")
+        if _reads(node, roots, scope) or any(_reads(p, roots, scope) for p in _producers(node, scope) if p.op == "Div"):
+            return "a normalization"
+    return None
+
+
+def _producers(node: gs.Node, scope: Scope) -> list[gs.Node]:
+    found = (scope.editor.producer(tensor) for tensor in node.inputs if not tensor.is_empty())
+    return [producer for producer in found if producer is not None]
+
+
+def _reads(node: gs.Node, ops: tuple[str, ...], scope: Scope) -> bool:
+    return any(producer.op in ops for producer in _producers(node, scope))
 
 
 def along_inputs(arithmetic: Arithmetic, layer: Layer, scope: Scope) -> Affine | None:
