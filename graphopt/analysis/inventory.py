@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphopt.analysis.costs import NodeCost, node_costs
+from graphopt.analysis.dequantize import quantized_weights
 from graphopt.model.interface import TensorSpec
 from graphopt.model.model import Model
 
@@ -30,6 +31,7 @@ class Inventory:
         ir_version: of the file.
         metadata: the model's own metadata keys.
         quantized: whether it holds QuantizeLinear or DequantizeLinear.
+        space_only: weights behind DequantizeLinear whose layers compute in float all the same.
         bodies: nodes inside If, Loop and Scan bodies.
         layers: the nodes that multiply matrices or hold weights, in graph order.
     """
@@ -45,6 +47,7 @@ class Inventory:
     ir_version: int
     metadata: tuple[str, ...]
     quantized: bool
+    space_only: int
     bodies: int
     layers: tuple[NodeCost, ...]
 
@@ -80,6 +83,9 @@ class Inventory:
             lines.append(f"metadata keys: {', '.join(self.metadata)}")
         if self.quantized:
             lines.append("note: it already holds Q/DQ nodes; passes leave them alone")
+        if self.space_only:
+            what = f"weights behind DequantizeLinear whose layers compute in float: {self.space_only}"
+            lines.append(f"note: {what}; --dequantize-constants folds them: faster, but a larger file")
         return [*lines, *self._listed(len(self.overridable) if layers else SHOWN_NAMES)]
 
     def _listed(self, most: int) -> list[str]:
@@ -110,6 +116,7 @@ def inventory(model: Model) -> Inventory:
         opsets=tuple(sorted((domain or "ai.onnx", version) for domain, version in model.opsets.items())),
         ir_version=model.ir_version,
         metadata=tuple(sorted(model.metadata)),
+        space_only=sum(not reason for _, reason in quantized_weights(model)),
         quantized=any(op in ("QuantizeLinear", "DequantizeLinear") for op in ops),
         bodies=bodies,
         layers=tuple(cost for cost in node_costs(model) if cost.macs or cost.parameters),

@@ -131,7 +131,7 @@ def test_flags_on_the_command_line(cli: Cli, some: onnx.ModelProto, tmp_path: Pa
     assert (named.code, "name the pass" in named.err) == (2, True)
 
 
-def test_weights_behind_dequantizelinear_are_folded_on_consent_only() -> None:
+def test_weights_behind_dequantizelinear_are_folded_on_consent_only(cli: Cli, tmp_path: Path) -> None:
     draft = Draft(0)
     x = draft.input("input", [1, 8, 8, 8])
     weight = draft.const("w", draft.rng.integers(-127, 128, (16, 8, 3, 3)).astype(np.int8))
@@ -141,6 +141,8 @@ def test_weights_behind_dequantizelinear_are_folded_on_consent_only() -> None:
     draft.node("Conv", [x, weight], "output", kernel_shape=[3, 3])
     draft.output("output", [1, 16, 6, 6])
     source = draft.model("weight_only")
+    onnx.save(source, tmp_path / "source.onnx")
+    assert "whose layers compute in float: 1; --dequantize-constants" in cli("inspect", tmp_path / "source.onnx").out
     kept = optimize(source, measure=False)
     assert "DequantizeLinear" in [node.op for node in kept.model.editor.nodes()]
     result = optimize(source, dequantize_constants=True, measure=False)
