@@ -27,8 +27,8 @@ from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
 from graphopt.passes.fuse.scale_through_shift import ScaleThroughShift
 from graphopt.passes.fuse.shared_shapes import SharedShapes
 from graphopt.passes.fuse.sigmoid import Sigmoid
-from graphopt.passes.simplify.fold_batchnorm import FoldBatchNorm
 from graphopt.pipeline.families import Family
+from graphopt.pipeline.fold_batchnorm import FoldBatchNorm
 
 FAMILIES: tuple[Family, ...] = (
     Family(

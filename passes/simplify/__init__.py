@@ -11,7 +11,6 @@ from graphopt.passes.simplify.constant_node import ConstantNode
 from graphopt.passes.simplify.dead_node import DeadNode
 from graphopt.passes.simplify.dropout import InferenceDropout
 from graphopt.passes.simplify.evaluate import Evaluator
-from graphopt.passes.simplify.fold_batchnorm import FoldBatchNorm
 from graphopt.passes.simplify.fold_constants import FoldArithmetic, FoldConstants
 from graphopt.passes.simplify.identity import IdentityNode
 from graphopt.passes.simplify.matmul_add import MatMulAdd
@@ -24,6 +23,7 @@ from graphopt.passes.simplify.noop_view import NoopView
 from graphopt.passes.simplify.single_input import SingleInput
 from graphopt.passes.simplify.static_shape import StaticShape
 from graphopt.pipeline.contract import Pass, PassContext, PassOptions, PassResult, Safety
+from graphopt.pipeline.fold_batchnorm import FoldBatchNorm
 from graphopt.pipeline.nested import nested_skips
 from graphopt.pipeline.rewrite import rewrite
 from graphopt.pipeline.rules import Limits, Rule, Scope

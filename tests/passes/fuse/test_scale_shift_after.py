@@ -14,7 +14,7 @@ from onnx import TensorProto, numpy_helper
 
 from graphopt.passes.fuse.scale_shift_after import ScaleShiftAfter
 from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
-from graphopt.passes.simplify.fold_batchnorm import FoldBatchNorm
+from graphopt.pipeline.fold_batchnorm import FoldBatchNorm
 from graphopt.testing.draft import Draft
 
 from .harness import ROUNDING, distance, examples, rewritten

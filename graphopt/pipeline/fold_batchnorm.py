@@ -1,4 +1,4 @@
-"""Rule `fold-batchnorm`."""
+"""Rule `fold-batchnorm`, of `simplify` and `fuse`: BatchNormalization can become foldable in either."""
 
 from __future__ import annotations
 
