@@ -23,7 +23,7 @@ class HardSigmoid(Rule):
     after all scaling, to a relative 1e-6; no inner tensor has another user; the target has a kernel.
     Proof: the function is the same; only where it is rounded differs. Where it is not cut off, |alpha · x| ≤
     1 + |beta|, so each form is off by a few roundings of 5, absolutely ≤ 2e-6 of a result that spans [0, 1].
-    Measured: see `hard-swish`, whose gate it makes; by itself it saves one or two passes over the tensor, and
+    Effect: see `hard-swish`, whose gate it makes; by itself it saves one or two passes over the tensor, and
     onnxruntime takes it into the Conv before it.
     Refuses: larger summands, where the order of rounding would show; a lone Clip, which a Conv takes as well.
     """
