@@ -39,6 +39,7 @@ class GraphEditor:
         self._links = Links()
         self._tensors: dict[str, gs.Tensor] | None = None
         self._bodies: list[EditGraph] | None = None
+        self._outputs_of_bodies: set[int] | None = None
         self._removed: dict[int, gs.Node] = {}
 
     # Reading
@@ -73,7 +74,7 @@ class GraphEditor:
 
     def is_output(self, tensor: gs.Tensor) -> bool:
         """Whether ``tensor`` is an output of the graph or of any body."""
-        return any(output is tensor for level in self._levels() for output in level.outputs)
+        return any(output is tensor for output in self._graph.outputs) or id(tensor) in self._body_outputs()
 
     def is_input(self, tensor: gs.Tensor) -> bool:
         """Whether ``tensor`` is an input of the graph (overridable ones included) or of any body."""
@@ -255,6 +256,7 @@ class GraphEditor:
         self.replace_uses(tensor, default, consumers=self.consumers(tensor))
         for level in self._levels():
             level.outputs = [default if t is tensor else t for t in level.outputs]
+        self._outputs_of_bodies = None
         self._tensors = None
         return default
 
@@ -280,7 +282,14 @@ class GraphEditor:
         if self._bodies is None:
             self._compact()
             self._bodies = list(self._graph.bodies())
+            self._outputs_of_bodies = None
         return [self._graph, *self._bodies]
+
+    def _body_outputs(self) -> set[int]:
+        levels = self._levels()
+        if self._outputs_of_bodies is None:
+            self._outputs_of_bodies = {id(output) for level in levels[1:] for output in level.outputs}
+        return self._outputs_of_bodies
 
     def _compact(self) -> None:
         self._links.settle()
@@ -347,6 +356,7 @@ class GraphEditor:
             return
         for level in levels:
             level.outputs = [new if t is old else t for t in level.outputs]
+        self._outputs_of_bodies = None
         name = old.name
         old.name = self.unique_name(f"{name}_replaced")
         new.name = name
