@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from graphopt.data.samples import Samples
 from graphopt.errors import RuntimeFailure, SampleError, UsageError
 from graphopt.model.model import Model
 from graphopt.pipeline.checks import Grounds
-from graphopt.pipeline.contract import Pass, PassContext, PassOptions
+from graphopt.pipeline.contract import Pass, PassContext, PassOptions, PassResult
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.outcome import OutcomeKind
 from graphopt.pipeline.recipe import Step
@@ -162,3 +164,15 @@ def test_an_edit_in_place_is_named_as_such() -> None:
     (stage,) = manager().run([step(doubles.EditsInPlace)])
     assert stage.outcome.error is not None
     assert stage.outcome.error.code == "GO-802"
+
+
+def test_the_time_for_tuning_is_shared_by_all_passes() -> None:
+    seen: list[float] = []
+
+    class Tunes(doubles.Nudge):
+        def run(self, ctx: PassContext) -> PassResult:
+            seen.append(ctx.tune_time)
+            return replace(super().run(ctx), tuning_seconds=70.0)
+
+    replace(manager(), tune_time=100.0).run([step(Tunes)] * 3)
+    assert seen == [100.0, 30.0, 0.0]

@@ -128,5 +128,5 @@ def test_a_report_stands_for_its_resolved_recipe(tmp_path: Path) -> None:
 def test_a_json_file_without_a_recipe_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)
-    with pytest.raises(UsageError, match="GO-204|no recipe"):
+    with pytest.raises(UsageError, match=r"GO-204|no recipe"):
         load_recipe(path)
