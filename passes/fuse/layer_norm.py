@@ -34,7 +34,8 @@ class LayerNorm(Rule):
     processor, onnxruntime 1.32, at [1, 64, 384]: spelling with a product and Reciprocal 1.71x, multiplied out 1.84x,
     the recognised one 0.97x [0.93, 0.99] in one run; an OCR recogniser with five of those 1.00x [0.98, 1.01]:
     the same kernel runs.
-    Refuses: unknown extents; a mean square of something else than the difference; axes that are not the last ones.
+    Refuses: unknown extents; axes that are not the last ones; a variance written as mean(x²) - mean(x)² (Flax), which
+    cancels where the mean is large: the operator would be more exact than it, by more than rounding.
     """
 
     name: ClassVar[str] = "layer-norm"

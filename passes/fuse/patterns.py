@@ -150,7 +150,7 @@ def _ramps(scope: Scope, tensor: gs.Tensor) -> Iterator[Ramp]:
 
 def _one_back(scope: Scope, ramp: Ramp, node: gs.Node) -> Ramp | None:
     match node.op:
-        case "Add" | "Mul" | "Sub" | "Div" | "Neg":
+        case "Add" | "Sum" | "Mul" | "Sub" | "Div" | "Neg":
             step = _affine_step(scope, node)
             return None if step is None else ramp.after_affine(node, *step)
         case "HardSigmoid":
@@ -167,11 +167,11 @@ def _affine_step(scope: Scope, node: gs.Node) -> tuple[gs.Tensor, float, float] 
     """What a node of scalar arithmetic computes: ``(t, scale, shift)`` for ``scale · t + shift``."""
     if node.op == "Neg":
         return node.inputs[0], -1.0, 0.0
-    if node.op in ("Add", "Mul"):
+    if node.op in ("Add", "Sum", "Mul"):
         found = operand_and_scalar(scope, node)
         if found is None:
             return None
-        return (found[0], 1.0, found[1]) if node.op == "Add" else (*found, 0.0)
+        return (*found, 0.0) if node.op == "Mul" else (found[0], 1.0, found[1])
     number = scalar(scope, node, 1)
     if number is not None:
         if node.op == "Sub":

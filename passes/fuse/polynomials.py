@@ -50,7 +50,8 @@ def polynomial(scope: Scope, tensor: gs.Tensor, x: gs.Tensor, steps: int = DEEPE
         exponent = scalar(scope, node, 1)
         base = polynomial(scope, node.inputs[0], x, steps - 1)
         return _power(node, base, exponent) if base is not None else None
-    if node.op not in ("Add", "Sub", "Mul", "Div") or (node.op == "Div" and scalar(scope, node, 1) is None):
+    known = node.op in ("Add", "Sum", "Sub", "Mul", "Div") and len(node.inputs) == 2
+    if not known or (node.op == "Div" and scalar(scope, node, 1) is None):
         return None
     left, right = (_operand(scope, node, index, x, steps - 1) for index in (0, 1))
     return None if left is None or right is None else _combined(node, left, right)
@@ -80,7 +81,7 @@ def _combined(node: gs.Node, left: Polynomial, right: Polynomial) -> Polynomial 
     if node.op == "Div":
         number = right.coefficients[0]
         return Polynomial(tuple(c / number for c in left.coefficients), nodes) if number else None
-    sign = 1.0 if node.op == "Add" else -1.0
+    sign = -1.0 if node.op == "Sub" else 1.0
     summed = tuple(a + sign * b for a, b in zip(left.coefficients, right.coefficients, strict=True))
     return Polynomial(summed, nodes)
 

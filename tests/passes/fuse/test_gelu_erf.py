@@ -37,6 +37,9 @@ OTHERS: dict[str, Formula] = {
     "cdf": lambda s, x: s.op("Mul", x, s.op("Mul", 0.5, gate(s, x))),
     "cdf by product": lambda s, x: s.op("Mul", s.op("Mul", gate_by_product(s, x), 0.5), x),
     "Paddle": lambda s, x: s.op("Mul", s.op("Mul", x, gate_by_product(s, x)), 0.5),
+    "ONNX's definition": lambda s, x: s.op(
+        "Mul", s.op("Mul", 0.5, x), s.op("Sum", 1.0, s.op("Erf", s.op("Div", x, ROOT_TWO)))
+    ),
     "halved": lambda s, x: s.op("Div", s.op("Mul", x, gate(s, x)), 2.0),
     "summed late": lambda s, x: s.op(
         "Mul", x, s.op("Add", s.op("Mul", s.op("Erf", s.op("Div", x, ROOT_TWO)), 0.5), 0.5)

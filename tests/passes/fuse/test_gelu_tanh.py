@@ -51,6 +51,11 @@ PRODUCTS: dict[str, Formula] = {
     "BERT": lambda s, x: s.op("Mul", x, s.op("Mul", 0.5, gate(s, by_pow(s, x)))),
     "JAX": lambda s, x: s.op("Mul", x, s.op("Mul", 0.5, s.op("Add", 1.0, s.op("Tanh", by_products(s, x))))),
     "Keras": lambda s, x: s.op("Mul", s.op("Mul", 0.5, x), gate(s, by_products(s, x))),
+    "ONNX's definition": lambda s, x: s.op(
+        "Mul",
+        s.op("Mul", 0.5, x),
+        s.op("Sum", 1.0, s.op("Tanh", s.op("Mul", LINEAR, s.op("Sum", x, s.op("Mul", 0.044715, s.op("Pow", x, 3.0)))))),
+    ),
     "halved": lambda s, x: s.op("Div", s.op("Mul", gate(s, factored(s, x)), x), 2.0),
 }
 

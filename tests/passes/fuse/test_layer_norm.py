@@ -84,7 +84,15 @@ def test_the_result_may_be_a_graph_output() -> None:
     assert distance(done) <= ROUNDING
 
 
+def fast_variance(s: Sketch, x: str) -> str:
+    """The variance as a difference of means."""
+    centre = mean(s, x)
+    variance = s.op("Sub", mean(s, s.op("Mul", x, x)), s.op("Mul", centre, centre))
+    return divided(s, s.op("Sub", x, centre), s.op("Add", variance, 1e-5))
+
+
 NEAR_MISSES: dict[str, Formula] = {
+    "a variance that cancels": fast_variance,
     "not the last axis": lambda s, x: normed(s, x, (1,)),
     "with a gap": lambda s, x: normed(s, x, (1, 3)),
     "no epsilon": lambda s, x: (lambda d: s.op("Div", d, s.op("Sqrt", mean(s, s.op("Mul", d, d)))))(
