@@ -102,7 +102,7 @@ def optimize(
     model: ModelSource,
     *,
     recipe: Recipe | str | os.PathLike[str] | None = None,
-    passes: Sequence[str | Pass[Any]] = (),
+    passes: str | Pass[Any] | Sequence[str | Pass[Any]] = (),
     data: SampleSource | None = None,
     calib: SampleSource | None = None,
     evaluation: SampleSource | None = None,
@@ -129,9 +129,10 @@ def optimize(
     Args:
         model: a path, a ``ModelProto`` or a ``Model``; never changed.
         recipe: a ``Recipe`` or the path of one (TOML).
-        passes: instead of a recipe: passes in order, each as on the command line (``"prune-weights:sparsity=0.5"``)
-            or an instance of one. Without both: freeze-initializers (where every weight is listed among the inputs),
-            simplify, fuse, quantize where there are samples, then depthwise-shift, under the default gates.
+        passes: instead of a recipe: one pass, or several in order, each as on the command line
+            (``"prune-weights:sparsity=0.5"``) or an instance of one. Without both: freeze-initializers (where every
+            weight is listed among the inputs), simplify, fuse, quantize where there are samples, then depthwise-shift,
+            under the default gates.
         data: samples, split by ``seed`` into calibration and held-back evaluation: a path (npz, folder of npz, folder
             of pictures), ``"module:function"``, a sequence of feeds or a callable.
         calib: instead of ``data``: calibration samples.
@@ -183,7 +184,12 @@ def optimize(
         progress=progress or Silent(),
         observers=tuple(observers),
     )
-    return _Run(model, _plan(recipe, passes, freeze_initializers, dequantize_constants), settings).result()
+    chosen = (passes,) if isinstance(passes, str | Pass) else passes
+    return _Run(
+        model,
+        _plan(recipe, chosen, freeze_initializers, dequantize_constants),
+        settings,
+    ).result()
 
 
 @dataclass(frozen=True)
@@ -225,6 +231,8 @@ def _plan(
         return _Plan(Recipe.of(entry_of(step.rewrite) for step in steps), "", steps, named=False)
     name = "" if isinstance(recipe, Recipe) else str(recipe)
     loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    if not loaded.passes:
+        raise UsageError("GO-204", "the recipe names no pass", where=name or None, hint="add a [[pass]] table")
     return _Plan(loaded, name, build_steps(loaded.passes, registry, named=True), named=True)
 
 
@@ -264,6 +272,8 @@ class _Run:
         for provider in self.target.providers:
             require_available(provider)
         self.gates = _gates_of(settings.gates, plan.recipe.gates, floor=not plan.named)
+        if self.gates.min_speedup is not None and not settings.measure:
+            raise UsageError("GO-201", "--min-speedup needs the latency, and --no-measure forbids to measure it")
         self.metric, self.metric_name = _metric_of(settings.metric)
         self.source = Model.of(model, store=_store_of(settings.max_memory))
         self.calibration, self.evaluation = read_both(self.source.interface, settings, self.seed)

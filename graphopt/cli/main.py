@@ -116,7 +116,7 @@ def _run(words: list[str]) -> int:
 def _invoke(words: list[str]) -> int:
     try:
         # Outside standalone mode click returns the code of an Exit, and otherwise what the command returns.
-        code = root.main(args=words, prog_name="graphopt", standalone_mode=False)
+        code = root.main(args=words, prog_name="graphopt", standalone_mode=False, obj=tuple(words))
     except click.ClickException as error:
         return _usage(error, words)
     except (KeyboardInterrupt, click.Abort):

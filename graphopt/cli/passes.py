@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from graphopt.cli.options import output_options
+from graphopt.errors import UsageError
 from graphopt.pipeline.contract import Pass
 from graphopt.pipeline.describe import describe
 from graphopt.pipeline.registry import Registry
@@ -32,9 +33,15 @@ def command(name: str | None, as_json: bool, quiet: bool, verbose: bool, debug: 
 
 
 def _list(registry: Registry, as_json: bool) -> None:
-    found = [describe(registry.load(name), registry.source(name)) for name in registry.names()]
+    found, broken = [], []
+    for name in registry.names():
+        try:
+            found.append(describe(registry.load(name), registry.source(name)))
+        except UsageError as error:
+            broken.append({"name": name, "source": registry.source(name), "error": error.as_dict()})
+            click.echo(f"warning: {error}", err=True)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps([*found, *broken], indent=2))
         return
     width = max((len(str(f["name"])) for f in found), default=0)
     for facts in found:

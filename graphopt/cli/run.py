@@ -22,6 +22,7 @@ from graphopt.cli.progress import make_progress
 from graphopt.cli.target import make_target
 from graphopt.cli.write import Destination, plan_outputs, write_result
 from graphopt.errors import UsageError
+from graphopt.model.model import Model
 from graphopt.pipeline.outcome import Stage
 from graphopt.report.terminal import print_report
 
@@ -86,6 +87,9 @@ def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
     """
     destinations = plan_outputs(models, output, words["report"], overwrite=words["overwrite"])
     worst = 0
+    if len(models) > 1:
+        for model in models:
+            Model.open(model)  # a model that cannot be read stops the command before another one is written
     for model, destination in zip(models, destinations, strict=True):
         worst = max(worst, _run_one(model, destination, words))
     raise click.exceptions.Exit(worst)
@@ -121,7 +125,7 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
         progress=make_progress(words["quiet"]),
         observers=(_print_traceback,) if words["debug"] else (),
     )
-    report = write_result(result, destination)
+    report = write_result(result, destination, command=("graphopt", *(click.get_current_context().obj or ())))
     if report.output is None and destination.model.exists():
         click.echo(f"warning: {destination.model} is of an earlier run and was left as it was", err=True)
     if words["as_json"]:

@@ -53,13 +53,18 @@ def plan_outputs(models: Sequence[Path], output: Path, report: Path | None, *, o
     return found
 
 
-def write_result(result: Result, destination: Destination) -> Report:
+def write_result(result: Result, destination: Destination, *, command: tuple[str, ...] = ()) -> Report:
     """Write the model, unless a gate of the user's failed, and then the report.
+
+    Args:
+        result: what the run handed back.
+        destination: where it goes.
+        command: the words of the command line, for the report.
 
     Raises:
         OutputError: GO-501 to GO-504; what was there before is still there.
     """
-    report = result.report
+    report = result.report.model_copy(update={"command": command})
     if report.output is not None:
         result.model.save(destination.model, overwrite=destination.overwrite)
         report = report.model_copy(update={"output": report.output.model_copy(update={"path": str(destination.model)})})

@@ -7,7 +7,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -106,13 +106,14 @@ def raise_user_error(what: str, where: str, error: BaseException) -> NoReturn:
 
 @contextmanager
 def working_directory_importable() -> Iterator[None]:
-    """Let the user's code import what lies in the current directory, as a script could."""
+    """Let the user's code import what lies in the current directory, as a script could; what it prints is no result."""
     here = str(Path.cwd())
     added = here not in sys.path
     if added:
         sys.path.insert(0, here)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         if added and here in sys.path:
             sys.path.remove(here)

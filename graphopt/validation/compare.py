@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -143,9 +145,10 @@ class Comparison:
 class Comparator:
     """Takes pairs of outputs, one sample at a time, and sums them up; fixed memory."""
 
-    def __init__(self, output_names: Sequence[str], labels: Array | None = None) -> None:
+    def __init__(self, output_names: Sequence[str], labels: Array | None = None, *, strict: bool = False) -> None:
         self._names = tuple(output_names)
         self._labels = labels
+        self._strict = strict
         self._sums: dict[str, FloatAccumulator | DiscreteAccumulator] = {}
         self._class_output: str | None = None
         self._top = (TopK(), TopK())
@@ -169,6 +172,8 @@ class Comparator:
     def _score(self, reference: Mapping[str, Any], candidate: Mapping[str, Any], ids: Array) -> None:
         if self._samples == 0:
             self._class_output = _find_class_output(self._names, reference, self._labels)
+            if self._strict and self._class_output is None:
+                _refuse_labels(self._names, reference, self._labels)
         name = self._class_output
         if name is None:
             return
@@ -235,6 +240,24 @@ def _find_class_output(names: Sequence[str], outputs: Mapping[str, Any], labels:
     return None
 
 
+def _refuse_labels(names: Sequence[str], outputs: Mapping[str, Any], labels: Array | None) -> None:
+    """Labels that are no class ids of an output which looks like class scores.
+
+    Raises:
+        SampleError: GO-406.
+    """
+    rows = {name: class_rows(as_array(outputs[name])) for name in names}
+    classes = {name: found.shape[1] for name, found in rows.items() if found is not None}
+    if labels is None or labels.size == 0 or not classes:
+        return
+    name = max(classes, key=lambda key: classes[key])
+    raise SampleError(
+        "GO-406",
+        f"labels go from {int(labels.min())} to {int(labels.max())}, but output {name!r} has {classes[name]} classes",
+        hint=f"give class ids from 0 to {classes[name] - 1}, or score the model with --metric module:function",
+    )
+
+
 @doing("the comparison of outputs")
 def compare(
     reference: Session,
@@ -272,7 +295,7 @@ def compare(
     missing = [name for name in reference.output_names if name not in candidate.output_names]
     if missing:
         raise RuntimeFailure("GO-605", f"the candidate has no output {missing[0]!r}")
-    comparator = Comparator(reference.output_names, samples.labels)
+    comparator = Comparator(reference.output_names, samples.labels, strict=metric is None)
     kept: tuple[list[Outputs], list[Outputs]] = ([], [])
     feeds: Iterable[Mapping[str, Array]] = samples
     if progress is not None:
@@ -310,7 +333,8 @@ def score(
         RuntimeFailure: GO-606, it raises, or what it returns is no finite number.
     """
     try:
-        value = metric(outputs, samples, metadata)
+        with contextlib.redirect_stdout(sys.stderr):
+            value = metric(outputs, samples, metadata)
     except Exception as error:
         raise RuntimeFailure(
             "GO-606",

@@ -79,8 +79,8 @@ def test_an_interrupted_run_leaves_nothing(cnn: Path, tmp_path: Path, sent: sign
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == "running"
+    assert process.stderr is not None
+    assert process.stderr.readline().strip() == "running"
     time.sleep(0.2)
     process.send_signal(sent)
     _, err = process.communicate(timeout=30)

@@ -66,10 +66,14 @@ def test_labels_are_held_against_the_first_output_that_can_hold_them():
     assert [o.kind for o in found.outputs] == ["discrete", "float", "float"]
 
 
-def test_labels_beyond_the_classes_score_nothing():
-    found = compare(Fake(y=same), Fake(y=same), Samples.of(list(feeds()), np.array([0, 1, 2, 999])))
+@pytest.mark.parametrize("ids", [[0, 1, 2, 999], [0, -1, 2, 3]])
+def test_labels_that_are_no_classes_are_refused_unless_a_metric_reads_them(ids):
+    labelled = Samples.of(list(feeds()), np.array(ids))
+    with pytest.raises(SampleError) as refused:
+        compare(Fake(y=same), Fake(y=same), labelled)
+    assert refused.value.code == "GO-406"
+    found = compare(Fake(y=same), Fake(y=same), labelled, metric=lambda outputs, samples, metadata: 1.0)
     assert found.class_output is None
-    assert found.drop is None
 
 
 def test_a_batch_is_scored_row_by_row():

@@ -1,0 +1,136 @@
+"""What a command says and refuses: user code that prints, several models, labels, recipes, plug-ins."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import graphopt
+from graphopt import optimize
+from graphopt.errors import SampleError, UsageError
+from graphopt.pipeline.registry import Registry
+from tests.conftest import Cli
+
+PRINTING = """
+import numpy as np
+print("imported")
+def feeds():
+    for _ in range(4):
+        print("a sample")
+        yield {"image": np.zeros((1, 1, 28, 28), np.float32)}
+def score(outputs, samples, metadata):
+    print("scored")
+    return 1.0
+"""
+
+
+def test_what_user_code_prints_is_no_json(cli: Cli, cnn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "printing_code.py").write_text(PRINTING)
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", "printing_code:feeds", "--metric", "printing_code:score", "--pass", "simplify", "--no-measure"]
+    done = cli("run", cnn, "-o", "out.onnx", *words, "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["schema_id"] == "graphopt/report"
+    assert all(word in done.err for word in ("imported", "a sample", "scored"))
+
+
+def test_a_model_that_cannot_be_read_stops_the_command_before_another_is_written(
+    cli: Cli, cnn: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.onnx"
+    bad.write_bytes(b"\x08\x08nothing")
+    done = cli("run", cnn, bad, "-o", tmp_path / "out", "--pass", "simplify", "--no-measure")
+    assert done.code == 3
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_report_holds_the_command(cli: Cli, cnn: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    words = ["run", str(cnn), "-o", str(out), "--pass", "simplify", "--no-measure"]
+    assert cli(*words).code == 0
+    assert json.loads((tmp_path / "out.graphopt.json").read_text())["command"] == ["graphopt", *words]
+
+
+def test_labels_that_are_no_classes_are_refused(cnn: Path, tmp_path: Path) -> None:
+    path = tmp_path / "labelled.npz"
+    np.savez(path, image=np.zeros((4, 1, 28, 28), np.float32), labels=np.array([0, 1, 2, 10]))
+    with pytest.raises(SampleError) as caught:
+        optimize(cnn, passes="simplify", calib=str(path), evaluation=str(path), measure=False)
+    assert caught.value.code == "GO-406"
+    assert "0 to 10" in str(caught.value) and "10 classes" in str(caught.value)
+
+
+def test_a_speedup_that_nothing_measures_is_refused_at_once(cli: Cli, cnn: Path, tmp_path: Path) -> None:
+    done = cli("run", cnn, "-o", tmp_path / "out.onnx", "--min-speedup", "1.5", "--no-measure")
+    assert (done.code, "GO-201" in done.err) == (2, True)
+
+
+def test_a_recipe_without_passes_is_refused(cli: Cli, cnn: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.toml").write_text("version = 1\n")
+    done = cli("run", cnn, "-o", tmp_path / "out.onnx", "-r", tmp_path / "empty.toml")
+    assert (done.code, "GO-204" in done.err) == (2, True)
+
+
+def test_one_pass_need_not_be_a_list(cnn: Path) -> None:
+    assert [p.name for p in optimize(cnn, passes="simplify", measure=False).report.passes] == ["simplify"]
+
+
+def test_the_version_is_known() -> None:
+    assert graphopt.__version__ == version("graphopt")
+
+
+def test_a_plugin_that_cannot_be_imported_does_not_hide_the_others(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Registry.discover()
+    load = found.load
+
+    def broken(name: str) -> type:
+        if name == "fuse":
+            raise UsageError("GO-206", "the pass 'fuse' cannot be imported")
+        return load(name)
+
+    monkeypatch.setattr(Registry, "discover", classmethod(lambda cls: found))
+    monkeypatch.setattr(found, "load", broken)
+    done = cli("passes")
+    assert done.code == 0
+    assert "simplify" in done.out and "'fuse' cannot be imported" in done.err
+    listed = json.loads(cli("passes", "--json").out)
+    assert [one["error"]["code"] for one in listed if "error" in one] == ["GO-206"]
+
+
+SCRIPT = """
+import hashlib, sys
+from graphopt import optimize
+result = optimize(sys.argv[1], recipe=sys.argv[2], data=sys.argv[3], measure=False)
+print(hashlib.sha256(result.model.to_proto().SerializeToString()).hexdigest())
+print(result.report.without_timings().to_json())
+"""
+
+
+EVERY = ("freeze-initializers", "simplify", "prune-weights", "remove-channels", "fuse", "quantize", "depthwise-shift")
+
+
+@pytest.mark.parametrize("made", ["by the default run", "of every pass"])
+def test_a_recipe_repeats_under_two_hash_seeds(cnn: Path, few: Path, tmp_path: Path, made: str) -> None:
+    """From one resolved recipe: equal bytes, and equal reports but for the times."""
+    default = made == "by the default run"
+    first = optimize(cnn, passes=() if default else EVERY, data=str(few), measure=default, max_seconds=1, tune_time=2)
+    recipe = tmp_path / "resolved.toml"
+    recipe.write_text(first.report.recipe.toml)
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, str(cnn), str(recipe), str(few)],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert printed[0] == printed[1]
+    ran = [entry["name"] for entry in json.loads(printed[0].partition("\n")[2])["passes"]]
+    assert ran == [entry.name for entry in first.report.passes if entry.name in ran]
+    assert len(ran) >= (1 if default else 4)
