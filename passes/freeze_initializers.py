@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 from typing import ClassVar
 
 from pydantic import Field
 
+from graphopt.errors import UsageError
 from graphopt.pipeline.contract import (
     TIMED_NOTE,
     Json,
@@ -88,6 +90,7 @@ class FreezeInitializers(Pass[FreezeOptions]):
     def run(self, ctx: PassContext) -> PassResult:
         """See ``Pass.run``."""
         found = listing(ctx.model)
+        self._require_matches(found)
         reasons = {name: self._why_kept(name, found, ctx) for name in found.names}
         frozen = tuple(name for name, reason in reasons.items() if not reason)
         skipped = tuple(Skip(name, reason) for name, reason in reasons.items() if reason)
@@ -106,6 +109,18 @@ class FreezeInitializers(Pass[FreezeOptions]):
             dropped_inputs=frozen,
             headline=f"{len(frozen)} inputs with a default are constants now" if frozen else "",
         )
+
+    def _require_matches(self, found: Listing) -> None:
+        """Refuse a word of ``keep`` that is no input: a slip there would freeze what was to stay.
+
+        Raises:
+            UsageError: GO-207.
+        """
+        for pattern in self.options.keep:
+            if found.names and not fnmatch.filter(found.names, pattern):
+                near = difflib.get_close_matches(pattern, found.names, n=3)
+                hint = f"did you mean {', '.join(near)}?" if near else "`graphopt inspect -v` lists them"
+                raise UsageError("GO-207", f"`keep` names {pattern!r}, which is no input with a default", hint=hint)
 
     def _why_kept(self, name: str, found: Listing, ctx: PassContext) -> str:
         """Why an input stays; empty: it is frozen."""

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from graphopt.analysis.cache import Analyses
 from graphopt.data.check import fed_defaults
 from graphopt.data.samples import Samples
+from graphopt.errors import UsageError
 from graphopt.model.model import Model
 from graphopt.passes.freeze_initializers import FED, KEPT, NOT_SELECTED, SOME, FreezeInitializers
 from graphopt.pipeline.contract import PassContext, PassResult
@@ -154,6 +155,14 @@ def test_keep_only_and_skip() -> None:
     assert set(result.dropped_inputs) == {"block0.conv.weight", "output.conv.weight"}
     assert {skip.reason for skip in result.skipped} == {NOT_SELECTED}
     assert frozen(source, skip=("*",))[1].dropped_inputs == ()
+
+
+def test_a_slip_in_keep_is_an_error() -> None:
+    with pytest.raises(UsageError, match="block0.conv.wieght"):
+        FreezeInitializers(FreezeInitializers.Options(keep=("block0.conv.wieght",))).run(
+            context(Model.from_proto(formats.listed_weights()))
+        )
+    assert not frozen(formats.ir3(), keep=("anything",))[1].modified
 
 
 def test_an_input_that_nothing_reads_goes_too() -> None:
