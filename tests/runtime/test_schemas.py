@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from graphopt.runtime.providers import available_providers
 from graphopt.runtime.schemas import has_kernel, opens_version, runtime_domains
 from graphopt.runtime.target import ProviderSpec
 
@@ -35,3 +36,11 @@ def test_what_only_runs_as_a_function_of_others_has_no_kernel() -> None:
 def test_no_kernel_before_the_operator_exists_or_where_the_provider_is_missing() -> None:
     assert not has_kernel("Gelu", 19)
     assert not has_kernel("HardSigmoid", 12, provider=ProviderSpec("NoSuchExecutionProvider"))
+
+
+def test_what_another_provider_leaves_to_the_cpu_is_not_its_own() -> None:
+    """onnxruntime's Azure provider runs none of the operators itself; a session with it opens, on the CPU provider."""
+    azure = ProviderSpec("AzureExecutionProvider")
+    if azure.name not in available_providers():
+        pytest.skip("this onnxruntime has no second provider")
+    assert not has_kernel("HardSigmoid", 12, provider=azure)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +87,14 @@ def test_the_result_may_be_a_graph_output() -> None:
     done = rewritten(formula_model(PRODUCTS["PyTorch"], last=True), GeluTanh)
     assert done.ops == ["Mul", "Gelu"]
     assert distance(done) <= ROUNDING
+
+
+@pytest.mark.shared
+def test_both_in_a_real_classifier_are_found(shared: Path) -> None:
+    done = rewritten(onnx.load(shared / "models" / "magika" / "model.onnx"), GeluTanh)
+    assert done.rules["gelu-tanh"] == 2
+    assert not done.skips
+    assert "Tanh" not in done.ops
 
 
 NEAR_MISSES: dict[str, Formula] = {

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +88,15 @@ def test_the_result_may_be_a_graph_output() -> None:
     done = rewritten(formula_model(FORMS["PyTorch and Paddle"], last=True), HardSwish)
     assert done.ops == ["Mul", "HardSwish"]
     assert distance(done) <= ROUNDING
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("name", "count"), [("ppocr_v4_det", 24), ("ppocr_v4_rec", 28)])
+def test_every_one_in_a_real_model_is_found(name: str, count: int, shared: Path) -> None:
+    done = rewritten(onnx.load(shared / "models" / name / "model.onnx"), HardSwish)
+    assert done.rules["hard-swish"] == count
+    assert not done.skips
+    assert "Clip" not in done.ops
 
 
 NEAR_MISSES: dict[str, Formula] = {
