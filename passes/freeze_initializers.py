@@ -117,7 +117,7 @@ class FreezeInitializers(Pass[FreezeOptions]):
             UsageError: GO-207.
         """
         for pattern in self.options.keep:
-            if found.names and not fnmatch.filter(found.names, pattern):
+            if found.names and not any(fnmatch.fnmatchcase(name, pattern) for name in found.names):
                 near = difflib.get_close_matches(pattern, found.names, n=3)
                 hint = f"did you mean {', '.join(near)}?" if near else "`graphopt inspect -v` lists them"
                 raise UsageError("GO-207", f"`keep` names {pattern!r}, which is no input with a default", hint=hint)
