@@ -50,7 +50,8 @@ def limit_options(function: F) -> F:
             metavar="SIZE",
             expose_value=False,
             callback=_read_memory,
-            help="Most memory to take: bytes, 4GB or 4GiB; none.  [default: that of the machine]",
+            help="Most memory to take: bytes, 4GB or 4GiB; none. Replaced weights past a quarter of it go to temporary "
+            "files.  [default: that of the machine]",
         ),
         click.option(
             "--timeout",
