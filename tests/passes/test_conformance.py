@@ -13,6 +13,7 @@ REGISTRY = Registry.discover()
 BUILT_IN = [name for name in REGISTRY.names() if REGISTRY.source(name) == "graphopt"]
 MORE_OPTIONS: list[tuple[str, dict[str, Any]]] = [
     ("simplify", {"exact_only": True}),
+    ("fuse", {"exclude_families": ["activations", "scale-shift"]}),
     ("prune-weights", {"sparsity": 0.75, "min_elements": 0}),
     ("prune-weights", {"scope": "global", "normalize": "lamp", "min_elements": 0}),
     ("remove-channels", {"round_to": 1}),
@@ -21,7 +22,7 @@ MORE_OPTIONS: list[tuple[str, dict[str, Any]]] = [
 
 
 def test_there_is_more_than_one_pass_to_check() -> None:
-    assert {"simplify", "prune-weights", "remove-channels", "quantize"} <= set(BUILT_IN)
+    assert {"simplify", "fuse", "prune-weights", "remove-channels", "quantize"} <= set(BUILT_IN)
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
