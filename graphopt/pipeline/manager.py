@@ -16,7 +16,7 @@ from graphopt.analysis.cache import Analyses
 from graphopt.blackbox import doing
 from graphopt.data.check import fed_defaults
 from graphopt.data.samples import Samples
-from graphopt.errors import GraphoptError, InternalError, PassError, RuntimeFailure, SampleError, UsageError
+from graphopt.errors import GraphoptError, InternalError, LimitError, PassError, RuntimeFailure, SampleError, UsageError
 from graphopt.model.model import Model
 from graphopt.pipeline.checks import Grounds, numeric_checks, structural_checks
 from graphopt.pipeline.contract import PassContext, PassResult, Refusal, Safety
@@ -213,6 +213,9 @@ def _bug(step: Step, error: Exception) -> GraphoptError:
     if isinstance(error, ValueError) and "read-only" in str(error):
         hint = "make a new array and hand it to editor.set_constant"
         return PassError("GO-802", f"{step.name} edited a weight in place", hint=hint)
+    if isinstance(error, MemoryError):
+        why, hint = str(error) or None, "give it more with --max-memory, or fewer or smaller samples"
+        return LimitError("GO-701", f"{step.name} ran out of memory", why=why, hint=hint)
     what, hint = f"{step.name} raised {type(error).__name__}", "--debug shows the traceback"
     if step.rewrite.__class__.__module__.startswith("graphopt.passes"):
         return InternalError("GO-900", what, why=str(error), hint=hint)

@@ -166,6 +166,17 @@ def test_an_edit_in_place_is_named_as_such() -> None:
     assert stage.outcome.error.code == "GO-802"
 
 
+def test_a_pass_that_runs_out_of_memory_is_no_bug() -> None:
+    class Hungry(doubles.Crashes):
+        def run(self, ctx: PassContext) -> PassResult:
+            raise MemoryError("Unable to allocate 8 EiB")
+
+    (stage,) = manager().run([step(Hungry)])
+    assert stage.outcome.kind is OutcomeKind.FAILED
+    assert stage.outcome.error is not None
+    assert stage.outcome.error.code == "GO-701" and "8 EiB" in str(stage.outcome.error)
+
+
 def test_the_time_for_tuning_is_shared_by_all_passes() -> None:
     seen: list[float] = []
 
