@@ -17,7 +17,7 @@ class ComposeTransposes(Rule):
     Conditions: both permutations are known (the default, axes reversed, needs the rank); the inner result has no
     other reader and is no graph output, or both together move nothing.
     Proof: axis i of the outer result is axis ``q[i]`` of the inner one, which is axis ``p[q[i]]`` of x.
-    Effect: not measured.
+    Effect: a pass over the tensor less. No model measured had one left after `simplify`.
     Refuses: an inner result that others read, where the count of operators would stay.
     """
 

@@ -25,7 +25,8 @@ class ComposeViews(Rule):
     that Squeeze or Unsqueeze leaves, the first of ``Flatten(axis=1)``, what is left for -1). Two Squeezes or two
     Unsqueezes need no shape at all. Reshape refuses -1 beside a dimension of size 0: it is written only beside
     fixed sizes ≥ 1, or where an operator replaced would have refused the same.
-    Effect: not measured.
+    Effect: views copy nothing, so that little is won. Measured as a family beside all others, one thread, AVX2,
+    onnxruntime 1.32: MiniLM with 6 of them 1.03x [1.00, 1.04], a pitch detector with 53 of them 1.00x.
     Refuses: an inner result that others read; two dimensions that only the run decides; ``allowzero`` with a 0.
     """
 

@@ -22,7 +22,7 @@ class ConstantShapes(GraphRule):
     bounds of a Slice are the usual places.
     Proof: dimensions are followed as symbols of the tensor and axis they come from, values as polynomials over
     those; a canonical polynomial without symbols is a number.
-    Effect: not measured.
+    Effect: some nodes of integer arithmetic less in each run. No model measured had any left after `simplify`.
     Refuses: dimensions known by name only, which may differ between two inputs; overflow of 32 bits; floating-point
     detours (a Cast to float and back).
     """

@@ -33,7 +33,8 @@ class MergeDuplicates(GraphRule):
     in both nodes; not both results are graph outputs.
     Proof: a deterministic operator gives the same bits for the same inputs and attributes; by induction along the
     graph so do equal chains of them.
-    Effect: not measured.
+    Effect: measured beside all other families, one thread, AVX2, onnxruntime 1.32: an OCR recogniser with 3 of them
+    1.02x [1.01, 1.04], MiniLM with 57 of them, most in shape arithmetic, 0.99x [0.98, 1.02].
     Refuses: random operators, Dropout (which may be in training mode), operators of other domains, nodes with bodies
     (If, Loop, Scan), QuantizeLinear and DequantizeLinear; the second of two graph outputs, whose name must stay.
     Cost: linear; nodes are hashed once in topological order, and large constants are read only where type, shape and

@@ -23,7 +23,7 @@ class SharedShapes(GraphRule):
     axis each); the later one is no graph output.
     Proof: as for `constant-shapes`; the earlier tensor in topological order takes the later one's readers, so that
     no cycle can arise.
-    Effect: not measured.
+    Effect: measured together with `reshape-targets`, which see.
     Refuses: elements that depend on data; dimensions equal by name only.
     """
 
