@@ -7,7 +7,7 @@ NNSmith lives in an environment of its own. To run this::
     nnsmith/bin/python tests/nnsmith/generate.py MODELS 500
     GRAPHOPT_NNSMITH=MODELS pytest -m slow tests/nnsmith
 
-Without it, 500 models of graphopt's own strategies take their place in ``tests/property``.
+Without it this is skipped; graphopt's own random models go through every pass in ``tests/property``.
 """
 
 from __future__ import annotations
