@@ -26,9 +26,9 @@ class ReshapeTargets(GraphRule):
     Proof: 0 in a target stands for x's dimension at that place (``allowzero`` off); where a computed entry is that
     dimension, both forms hold the same number in every run. Elements are neither added nor lost, so one open entry is
     what the others leave. Broadcasting against 1 or against an equal dimension changes nothing.
-    Effect: the nodes that computed the shape are gone. Measured as a family with `shared-shapes`, beside all others, one
-    thread, AVX2, onnxruntime 1.32: MiniLM with 25 of them 1.08x [1.05, 1.10], an OCR recogniser with 5 of them 1.04x
-    [1.02, 1.05].
+    Effect: the nodes that computed the shape are gone. Measured together with `shared-shapes`, beside all others,
+    one thread, AVX2, onnxruntime 1.32: MiniLM with 25 of them 1.08x [1.05, 1.10], an OCR recogniser with 5 of them
+    1.04x [1.02, 1.05].
     Refuses: -1 newly written beside a copied dimension, since Reshape rejects it where that is 0; ``allowzero``;
     dimensions equal by name only.
     """
