@@ -39,7 +39,7 @@ class GraphEditor:
         self._links = Links()
         self._tensors: dict[str, gs.Tensor] | None = None
         self._bodies: list[EditGraph] | None = None
-        self._outputs_of_bodies: set[int] | None = None
+        self._ends_of_bodies: tuple[set[int], set[int]] | None = None
         self._removed: dict[int, gs.Node] = {}
 
     # Reading
@@ -74,11 +74,11 @@ class GraphEditor:
 
     def is_output(self, tensor: gs.Tensor) -> bool:
         """Whether ``tensor`` is an output of the graph or of any body."""
-        return any(output is tensor for output in self._graph.outputs) or id(tensor) in self._body_outputs()
+        return any(output is tensor for output in self._graph.outputs) or id(tensor) in self._ends()[1]
 
     def is_input(self, tensor: gs.Tensor) -> bool:
         """Whether ``tensor`` is an input of the graph (overridable ones included) or of any body."""
-        return any(source is tensor for level in self._levels() for source in level.inputs)
+        return any(source is tensor for source in self._graph.inputs) or id(tensor) in self._ends()[0]
 
     def constant(self, tensor: gs.Tensor) -> Array | None:
         """The value of an initializer or of a Constant node's output, read-only; ``None`` if it is not constant.
@@ -256,7 +256,7 @@ class GraphEditor:
         self.replace_uses(tensor, default, consumers=self.consumers(tensor))
         for level in self._levels():
             level.outputs = [default if t is tensor else t for t in level.outputs]
-        self._outputs_of_bodies = None
+        self._ends_of_bodies = None
         self._tensors = None
         return default
 
@@ -282,14 +282,16 @@ class GraphEditor:
         if self._bodies is None:
             self._compact()
             self._bodies = list(self._graph.bodies())
-            self._outputs_of_bodies = None
+            self._ends_of_bodies = None
         return [self._graph, *self._bodies]
 
-    def _body_outputs(self) -> set[int]:
-        levels = self._levels()
-        if self._outputs_of_bodies is None:
-            self._outputs_of_bodies = {id(output) for level in levels[1:] for output in level.outputs}
-        return self._outputs_of_bodies
+    def _ends(self) -> tuple[set[int], set[int]]:
+        """Ids of the inputs and of the outputs of all bodies."""
+        bodies = self._levels()[1:]
+        if self._ends_of_bodies is None:
+            inputs = {id(tensor) for level in bodies for tensor in level.inputs}
+            self._ends_of_bodies = inputs, {id(tensor) for level in bodies for tensor in level.outputs}
+        return self._ends_of_bodies
 
     def _compact(self) -> None:
         self._links.settle()
@@ -348,15 +350,15 @@ class GraphEditor:
         return getattr(new, "home", None) is getattr(old, "home", None) and not self.is_output(new)
 
     def _move_output(self, old: gs.Tensor, new: gs.Tensor) -> None:
-        levels = [level for level in self._levels() if any(t is old for t in level.outputs)]
-        if not levels:
+        if not self.is_output(old):
             return
+        levels = [level for level in self._levels() if any(t is old for t in level.outputs)]
         if not self._can_rename(old, new):
             self.add_node("Identity", [new], outputs=[old], name=f"{old.name}_copy")
             return
         for level in levels:
             level.outputs = [new if t is old else t for t in level.outputs]
-        self._outputs_of_bodies = None
+        self._ends_of_bodies = None
         name = old.name
         old.name = self.unique_name(f"{name}_replaced")
         new.name = name
