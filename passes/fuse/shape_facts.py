@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,17 @@ MOST_ELEMENTS = 64
 OLDEST = 7
 """Before this operator set broadcasting was an attribute."""
 _LIMITS = {"int32": 2**31, "int64": 2**63, "bool": 2}
+
+
+Found = TypeVar("Found")
+
+
+def _guarded(carry: Callable[[gs.Node, ShapeFacts], Found] | None, node: gs.Node, facts: ShapeFacts) -> Found | None:
+    """What ``carry`` says about a node; nothing where the node contradicts itself, which no runtime would run."""
+    try:
+        return None if carry is None else carry(node, facts)
+    except (IndexError, ValueError):
+        return None
 
 
 class ShapeFacts:
@@ -66,12 +77,12 @@ class ShapeFacts:
         dims: Callable[[gs.Node, ShapeFacts], list[list[Term | None] | None]] | None,
         value: Callable[[gs.Node, ShapeFacts], Elements | None] | None,
     ) -> None:
-        found = dims(node, self) if dims is not None else []
+        found = _guarded(dims, node, self) or []
         for place, tensor in enumerate(node.outputs):
             if not tensor.is_empty():
                 self._set_dims(tensor, found[place] if place < len(found) else None)
         if value is not None and len(node.outputs) and self._is_shape_like(node.outputs[0]):
-            elements = value(node, self)
+            elements = _guarded(value, node, self)
             if elements is not None and elements.size <= MOST_ELEMENTS and self._fits(elements, node.outputs[0]):
                 self._values[id(node.outputs[0])] = elements
 

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from graphopt.model.model import Model
 from graphopt.passes.fuse.constant_shapes import ConstantShapes
 from graphopt.passes.fuse.reshape_targets import ReshapeTargets
+from graphopt.pipeline.rules import Limits, Scope
+from graphopt.pipeline.selection import Selection
 
 from .harness import distance, examples, rewritten
 from .shape_cases import ALL, INT64, Shapes, agree, shape_models
@@ -124,3 +127,16 @@ def test_random_arithmetic(proto: onnx.ModelProto, n: int, m: int, narrow: bool)
 @given(shape_models())
 def test_a_second_time_changes_nothing(proto: onnx.ModelProto) -> None:
     assert not rewritten(rewritten(proto, *ALL).after.to_proto(), *ALL).sites
+
+
+def test_nodes_that_contradict_themselves_are_left_alone() -> None:
+    draft = Shapes()
+    x = draft.input("x", ["n", 4])
+    picked = draft.op("Gather", draft.op("Shape", x), draft.ints(0), axis=0)
+    draft.node("Reshape", [x, draft.shape(picked, draft.ints(-1))], "y")
+    draft.output("y", [None, None])
+    proto = draft.model("contradiction")
+    proto.graph.node[1].attribute[0].i = 1
+    model = Model.from_proto(proto)
+    scope = Scope(model, Selection.of(model, (), ()), Limits(0))
+    assert ConstantShapes().apply(scope) == ([], [])
