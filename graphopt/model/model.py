@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import weakref
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import LimitError, ModelError
 from graphopt.model import algorithms, envelope, opset, save, shapes, wellformed
-from graphopt.model.arrays import Array, bytes_of
+from graphopt.model.arrays import Array
 from graphopt.model.check import check_skeleton
 from graphopt.model.clone import clone_graph
 from graphopt.model.editor import GraphEditor
@@ -26,6 +23,7 @@ from graphopt.model.findings import raise_first
 from graphopt.model.forms import Forms, arrays_of, weight_bytes
 from graphopt.model.graph import EditGraph, tensor_dtype, tensor_shape
 from graphopt.model.header import normalise_domains, unknown_fields
+from graphopt.model.identity import Fingerprints, State
 from graphopt.model.importer import Importer, copy_fields
 from graphopt.model.interface import Interface, TensorSpec, read_interface
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, excesses
@@ -61,8 +59,8 @@ class Model:
         self._editor: GraphEditor | None = None
         self._inferred = False
         self._source_failures: frozenset[str] = frozenset()
-        self._settled: _State | None = None
-        self._digests: dict[int, tuple[weakref.ref[Array], str]] = {}
+        self._settled: State | None = None
+        self._fingerprints = Fingerprints()
         self.path = path
         self.notes = notes
         self.store = store or WeightStore()
@@ -147,7 +145,7 @@ class Model:
         twin._inferred = self._inferred
         twin._source_failures = self._source_failures
         twin._settled = self._settled
-        twin._digests = self._digests
+        twin._fingerprints = self._fingerprints
         return twin
 
     # Reading
@@ -235,11 +233,7 @@ class Model:
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over the model's canonical bytes, weights included."""
-        proto, arrays = self._forms().skeleton(given_names=False)
-        digest = hashlib.sha256(proto.SerializeToString(deterministic=True))
-        for name, array in arrays.items():
-            digest.update(f"{name}\0{array.dtype}\0{array.shape}\0{self._digest(array)}".encode())
-        return digest.hexdigest()
+        return self._fingerprints.of(*self._forms().skeleton(given_names=False))
 
     # Editing
 
@@ -256,7 +250,7 @@ class Model:
                 GO-308 where the training information names something that is gone.
         """
         self.editor.flush()
-        if self._settled is not None and self._settled.same_as(_State.of(*self._bare())):
+        if self._settled is not None and self._settled.same_as(State.of(*self._bare())):
             return ()
         algorithms.remove_dead_code(self._graph)
         algorithms.sort_graph(self._graph)
@@ -340,12 +334,6 @@ class Model:
             self._editor.flush()
         return Forms(self._header, self.metadata, self._graph)
 
-    def _digest(self, array: Array) -> str:
-        found = self._digests.get(id(array))
-        if found is None or found[0]() is not array:
-            found = self._digests[id(array)] = (weakref.ref(array), hashlib.sha256(bytes_of(array)).hexdigest())
-        return found[1]
-
     def _ensure_inferred(self) -> None:
         if not self._inferred:
             self._inferred = True
@@ -365,29 +353,9 @@ class Model:
                 self.notes += (f"the source fails strict shape inference: {_shown(fresh)}",)
         elif fresh:
             raise ModelError("GO-307", "types or shapes conflict", where=_shown(fresh))
-        self._settled = _State.of(skeleton, arrays)
+        self._settled = State.of(skeleton, arrays)
         if result.proto is not None:
             shapes.apply(self._graph, result.proto.graph, shapes.opaque_nodes(self._header))
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    """What the graph held when it was last in order; arrays count by identity, since they cannot change."""
-
-    skeleton: bytes
-    arrays: tuple[Array, ...]
-
-    @classmethod
-    def of(cls, skeleton: onnx.ModelProto, arrays: Mapping[str, Array]) -> _State:
-        digest = hashlib.sha256(skeleton.SerializeToString(deterministic=True)).digest()
-        return cls(digest, tuple(arrays.values()))
-
-    def same_as(self, other: _State) -> bool:
-        return (
-            self.skeleton == other.skeleton
-            and len(self.arrays) == len(other.arrays)
-            and all(a is b for a, b in zip(self.arrays, other.arrays, strict=True))
-        )
 
 
 def _listed(names: list[str]) -> str:
