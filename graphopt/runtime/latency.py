@@ -25,6 +25,7 @@ from typing import Literal, Protocol
 import numpy as np
 from scipy.stats import binom
 
+from graphopt.blackbox import doing
 from graphopt.data.samples import Feed
 from graphopt.progress import Progress, Silent
 from graphopt.runtime.providers import CPU
@@ -142,6 +143,7 @@ def clock_for(*sessions: Runnable) -> Clock:
     return THREAD_CPU if alone else WALL
 
 
+@doing("measuring latency")
 def measure_pair(
     baseline: Runnable,
     candidate: Runnable,

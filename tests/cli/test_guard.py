@@ -120,6 +120,41 @@ def test_a_model_that_would_take_all_memory_does_not(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def deadly() -> onnx.ModelProto:
+    """onnxruntime 1.32 moves the DequantizeLinear behind the MaxPool, looks for what the If captures, and aborts."""
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4, 8, 8]),
+        helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+    ]
+    initializers = [
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [0.1]),
+        helper.make_tensor("zero", TensorProto.UINT8, [], [0]),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("MaxPool", ["d"], ["pooled"], kernel_shape=[3, 3]),
+    ]
+    bodies = []
+    for op in ("Neg", "Abs"):
+        out = helper.make_tensor_value_info(op, TensorProto.FLOAT, None)
+        bodies.append(helper.make_graph([helper.make_node(op, ["pooled"], [op])], op, [], [out]))
+    nodes.append(helper.make_node("If", ["c"], ["y"], then_branch=bodies[0], else_branch=bodies[1]))
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "deadly", ends, [output], initializers)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+
+
+def test_a_model_that_onnxruntime_dies_of_is_reported(tmp_path: Path) -> None:
+    onnx.save(deadly(), tmp_path / "deadly.onnx")
+    done = graphopt(tmp_path, "check", "deadly.onnx", "--json")
+    assert done.returncode in (0, 6)  # 0 where onnxruntime has learned better
+    if done.returncode == 6:
+        (error,) = json.loads(done.stdout)["errors"]
+        assert error["code"] == "GO-607" and "SIGABRT" in error["what"]
+        assert error["where"] == "opening deadly.onnx in onnxruntime"
+
+
 def test_in_process_there_is_no_child(cnn: Path, tmp_path: Path) -> None:
     done = run_with_samples(cnn, tmp_path, ENDS["SIGABRT"], "--in-process")
     assert done.returncode == -signal.SIGABRT
