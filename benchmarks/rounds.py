@@ -19,6 +19,8 @@ from graphopt.runtime.latency import median_interval
 
 BLOCK_MS = 2.0
 """A timed block lasts at least about this long."""
+LEAST_ROUNDS = 20
+"""Fewer bear no interval worth printing, however slow the machine is."""
 
 Feed = dict[str, np.ndarray[Any, Any]]
 
@@ -111,7 +113,7 @@ def time_rounds(rows: list[Row], feeds: Sequence[Feed], seconds: float) -> None:
     runs = max(1, math.ceil(BLOCK_MS / min(block(s, f, 1) for _ in range(3) for s in sessions for f in feeds)))
     times: list[list[float]] = [[] for _ in rows]
     start, count = time.perf_counter(), 0
-    while count < 2 * len(feeds) or time.perf_counter() - start < seconds:
+    while count < max(2 * len(feeds), LEAST_ROUNDS) or time.perf_counter() - start < seconds:
         order = range(len(sessions))
         for i in order if count % 2 == 0 else reversed(order):
             times[i].append(block(sessions[i], feeds[count // 2 % len(feeds)], runs))
