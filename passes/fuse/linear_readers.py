@@ -29,6 +29,8 @@ def layers_reading(tensor: gs.Tensor, scope: Scope) -> list[Layer] | str | None:
         layer = read_layer(node, scope)
         if layer is None or sum(t is tensor for t in node.inputs) != 1 or node.inputs[0] is not tensor:
             return f"{label(node)} reads it too and is no layer with a constant weight"
+        if getattr(node, "home", None) is not getattr(tensor, "home", None):
+            return f"{label(node)} reads it in a body of If, Loop or Scan"
         reason = frozen_weight(layer, scope)
         if reason is not None:
             return reason

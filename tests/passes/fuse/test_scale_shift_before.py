@@ -7,6 +7,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
 from graphopt.passes.fuse.scale_through_shift import ScaleThroughShift
@@ -118,6 +119,22 @@ def test_a_graph_output_keeps_it() -> None:
     done = rewritten(finished(draft, ALL["conv"].build(draft, x, "y"), x), ScaleShiftBefore)
     assert not done.sites
     assert done.reasons("scale-shift-before") == ["scaled is a graph output"]
+
+
+def test_a_layer_in_a_body_keeps_it() -> None:
+    draft = Draft()
+    draft.input("flag", [], TensorProto.BOOL)
+    arithmetic(draft, "x * c", draft.input("x", ["n", 6, 5, 4]), spread(draft.rng, (6, 1, 1)), "scaled")
+    draft.weight("w", 4, 6, 1, 1)
+    bodies = {}
+    for kind in ("then_branch", "else_branch"):
+        layer = helper.make_node("Conv", ["scaled", "w"], [kind], name=f"{kind}/layer")
+        result = helper.make_tensor_value_info(kind, TensorProto.FLOAT, None)
+        bodies[kind] = helper.make_graph([layer], kind, [], [result])
+    draft.node("If", ["flag"], "y", **bodies)
+    done = rewritten(finished(draft, "y"), ScaleShiftBefore)
+    assert not done.sites
+    assert "reads it in a body of If, Loop or Scan" in done.reasons("scale-shift-before")[0]
 
 
 def test_a_layer_that_adds_it_as_well_keeps_it() -> None:
