@@ -113,8 +113,8 @@ def _agreement(recording: Recording) -> AgreementRecord:
         session_ms=recording.session_ms,
         clock=recording.clock,
         ratio=recording.total_ms / recording.session_ms if recording.session_ms else 0.0,
-        profiler_ms=cost * len(recording.kernels),
-        profiler_node_ms=cost,
+        profiler_ms=cost.share_of(recording),
+        profiler_node_ms=cost.counted,
         lost_ms=recording.lost_ms,
         runs=recording.runs,
     )

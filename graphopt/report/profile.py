@@ -72,7 +72,7 @@ class AgreementRecord(Record):
     profiler_ms: float = Field(
         description="of nodes_ms: about what the profiler's own work takes, as measured on idle nodes"
     )
-    profiler_node_ms: float = Field(description="the same for one node")
+    profiler_node_ms: float = Field(description="the same for one node that holds no body")
     lost_ms: float = Field(description="what a counted run with the profiler lost to other processes")
     runs: Count = Field(description="runs counted per sample, with the profiler and without")
 

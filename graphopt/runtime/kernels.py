@@ -8,6 +8,7 @@ have nothing to do. Nothing here is corrected by it.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from bisect import bisect_right
@@ -41,6 +42,7 @@ STEP = 1e-3
 """The profiler's whole microseconds, in milliseconds."""
 
 _EVENT = "_kernel_time"
+_HOLD_BODIES = frozenset(("If", "Loop", "Scan"))
 FLUSH = "session.set_denormal_as_zero"
 
 
@@ -65,6 +67,8 @@ class Recording:
         kernels: the top-level nodes that ran, in the order of running; a node with a body contains it.
         session_ms: one run of the session without the profiler; 0 where it was not timed.
         clock: what ``session_ms`` counts.
+        profiled_ms: one run of the session with the profiler, by the same clock.
+        inner: nodes inside bodies that one run goes through; the nodes that hold the bodies contain their time.
         lost_ms: what one counted run with the profiler lost to other processes: wall less CPU time; 0 where several
             threads or another provider compute.
         runs: runs counted per feed.
@@ -73,6 +77,8 @@ class Recording:
     kernels: tuple[KernelTime, ...]
     session_ms: float
     clock: ClockName
+    profiled_ms: float
+    inner: float
     lost_ms: float
     runs: int
 
@@ -122,19 +128,30 @@ def record(
         profiled = open_session(model, profile_prefix=Path(folder) / "profile", optimized_path=graph, **common)
         nodes = read_optimized(graph, bodies=False)
         plain = open_session(model, **common) if beside else None
-        blocks = _blocks(runs, len(nodes), len(feeds))
+        blocks, feeds = _affordable(runs, _events_of_a_run(model, nodes, feeds[0], common), feeds)
         runs_of = [_Runs(session, len(feeds)) for session in (profiled, plain) if session is not None]
         _take_turns(runs_of, feeds, blocks, seconds, progress or Silent())
         events = _events(profiled)
-    own = runs_of[0].calm()
-    session_ms = float(np.mean([typical(run.own_ms for run in runs) for runs in runs_of[-1].calm()])) if plain else 0.0
+    # Beyond a million events the profiler writes nothing more: runs that it did not see the end of do not count.
+    whole_runs = sum(event.get("name") == "model_run" for event in events)
+    own = runs_of[0].calm(whole_runs)
+    if not all(own):
+        what = "the model runs through too many nodes for onnxruntime's profiler"
+        raise RuntimeFailure("GO-603", what, why="it keeps a million events, and a single run has more")
+    kernels = tuple(_per_node(events, nodes, [[run.number for run in runs] for runs in own]))
     return Recording(
-        tuple(_per_node(events, nodes, [[run.number for run in runs] for runs in own])),
-        session_ms,
-        clock_for(profiled).name,
-        float(np.mean([typical(run.lost_ms for run in runs) for runs in own])),
-        len(own[0]),
+        kernels,
+        session_ms=_mean(typical(run.own_ms for run in runs) for runs in runs_of[-1].calm()) if plain else 0.0,
+        clock=clock_for(profiled).name,
+        profiled_ms=_mean(typical(run.own_ms for run in runs) for runs in own),
+        inner=max(0.0, sum(map(_is_node, events)) / whole_runs - len(kernels)),
+        lost_ms=_mean(typical(run.lost_ms for run in runs) for runs in own),
+        runs=len(own[0]),
     )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
 
 
 def typical(values: Iterable[float], step: float = 0.0) -> float:
@@ -161,19 +178,38 @@ def typical(values: Iterable[float], step: float = 0.0) -> float:
     return float(np.mean(ordered[(ordered >= low - 1e-9) & (ordered <= high + 1e-9)]))
 
 
-def profiler_cost() -> float:
-    """Milliseconds of its own work that the profiler counts for each node, on this machine.
+@dataclass(frozen=True)
+class ProfilerCost:
+    """Milliseconds of its own work that the profiler does for each node, on this machine.
 
-    Measured on a chain of nodes that add two numbers: what the profiler writes down for one, less what one more of
-    them adds to a run without the profiler. The rank is that of a picture, since spelling out the shapes is the work.
+    Attributes:
+        counted: what of it lies inside the time that it writes down for the node.
+        whole: all of it; the time of a node that holds a body has this once for each node in the body.
+    """
+
+    counted: float
+    whole: float
+
+    def share_of(self, recording: Recording) -> float:
+        """About how much of the sum over the nodes this is, in milliseconds."""
+        return self.counted * len(recording.kernels) + self.whole * recording.inner
+
+
+def profiler_cost() -> ProfilerCost:
+    """Measure what the profiler costs on a chain of nodes that add two numbers.
+
+    ``counted`` is what it writes down for one, less what one more of them adds to a run without the profiler; ``whole``
+    is what one more adds with it, less what it adds without. The rank is that of a picture, since spelling out the
+    shapes is the work.
     """
     target = Target()
     feed = {"t0": np.ones((1, 1, 1, 1), np.float32)}
     short, long = (_chain(count) for count in (1, IDLE_NODES + 1))
     one = record(short, [feed], target=target, runs=8)
     many = record(long, [feed], target=target, runs=8)
-    each = (many.session_ms - one.session_ms) / IDLE_NODES
-    return max(0.0, many.total_ms / len(many.kernels) - each)
+    plain = (many.session_ms - one.session_ms) / IDLE_NODES
+    profiled = (many.profiled_ms - one.profiled_ms) / IDLE_NODES
+    return ProfilerCost(max(0.0, many.total_ms / len(many.kernels) - plain), max(0.0, profiled - plain))
 
 
 def _chain(count: int) -> Skeleton:
@@ -184,8 +220,22 @@ def _chain(count: int) -> Skeleton:
     return Skeleton(proto, {})
 
 
-def _blocks(runs: int, nodes: int, feeds: int) -> int:
-    return max(LEAST_BLOCKS, min(runs, MOST_EVENTS // (max(1, nodes) * BLOCK * max(1, feeds))))
+def _events_of_a_run(model: Skeleton, nodes: Sequence[OptimizedNode], feed: Feed, common: Mapping[str, Any]) -> int:
+    """How many nodes one run goes through; where none holds a body, those of the graph."""
+    if not any(node.op in _HOLD_BODIES for node in nodes):
+        return len(nodes)
+    with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        session = open_session(model, profile_prefix=Path(folder) / "profile", **common)
+        session.run(feed)
+        return sum(map(_is_node, _events(session)))
+
+
+def _affordable(runs: int, events: int, feeds: Sequence[Feed]) -> tuple[int, Sequence[Feed]]:
+    """Blocks of runs, and the feeds, that keep the profiler's events within bounds."""
+    block = max(1, events) * BLOCK
+    if block * LEAST_BLOCKS * len(feeds) > 5 * MOST_EVENTS:
+        return 1, feeds[:1]
+    return max(LEAST_BLOCKS, min(runs, MOST_EVENTS // (block * len(feeds)))), feeds
 
 
 @dataclass(frozen=True)
@@ -202,7 +252,7 @@ class _Runs:
 
     def __init__(self, session: Session, feeds: int) -> None:
         self._session = session
-        self._count = 0
+        self.count = 0
         self._clock = clock_for(session)
         self._kept: list[list[_Run]] = [[] for _ in range(feeds)]
 
@@ -216,16 +266,17 @@ class _Runs:
             if run:
                 self._kept[index].append(found)
 
-    def calm(self) -> list[list[_Run]]:
-        """Per feed, the half that lost the least."""
-        return [sorted(runs, key=lambda run: run.lost_ms)[: max(1, len(runs) // 2)] for runs in self._kept]
+    def calm(self, below: float = math.inf) -> list[list[_Run]]:
+        """Per feed, the half that lost the least, of the runs with a number below ``below``."""
+        counted = [[run for run in runs if run.number < below] for runs in self._kept]
+        return [sorted(runs, key=lambda run: run.lost_ms)[: (len(runs) + 1) // 2] for runs in counted]
 
     def _once(self, feed: Feed) -> _Run:
         wall, own = time.perf_counter_ns(), self._clock.now()
         self._session.run(feed)
         own, wall = self._clock.now() - own, time.perf_counter_ns() - wall
-        self._count += 1
-        return _Run(self._count - 1, own / 1e6, max(0.0, (wall - own) / 1e6) if self._clock is THREAD_CPU else 0.0)
+        self.count += 1
+        return _Run(self.count - 1, own / 1e6, max(0.0, (wall - own) / 1e6) if self._clock is THREAD_CPU else 0.0)
 
 
 def _take_turns(
@@ -253,6 +304,10 @@ def _events(session: Session) -> list[dict[str, Any]]:
     return loaded
 
 
+def _is_node(event: Mapping[str, Any]) -> bool:
+    return event.get("cat") == "Node" and str(event.get("name", "")).endswith(_EVENT)
+
+
 def _per_node(
     events: Sequence[Mapping[str, Any]], nodes: Sequence[OptimizedNode], counted: Sequence[Sequence[int]]
 ) -> Iterable[KernelTime]:
@@ -264,7 +319,7 @@ def _per_node(
     durations: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for event in events:
         name = str(event.get("name", ""))
-        if event.get("cat") != "Node" or not name.endswith(_EVENT):
+        if not _is_node(event):
             continue
         name = name.removesuffix(_EVENT)
         op = str(event.get("args", {}).get("op_name", ""))

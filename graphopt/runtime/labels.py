@@ -115,6 +115,9 @@ def _rename(graph: onnx.GraphProto, new: dict[str, str], body: bool = False) -> 
         for position, name in enumerate(node.output):
             node.output[position] = new.get(name, name)
         for inner in _bodies(node):
-            _rename(inner, new, True)
+            own = {value.name for value in (*inner.input, *inner.initializer)} | {
+                n for x in inner.node for n in x.output
+            }
+            _rename(inner, {old: name for old, name in new.items() if old not in own}, True)
     for value in graph.output:
         value.name = new.get(value.name, value.name)

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from graphopt.model.model import Model
 from graphopt.runtime.fusion import Attribution, attribute
 from graphopt.runtime.labels import Labelled, label
 from graphopt.runtime.optimized import OptimizedNode, optimized_nodes
+from graphopt.runtime.session import open_session
 from graphopt.testing.builders import residual
 from graphopt.testing.draft import Draft
 
@@ -103,6 +104,32 @@ def test_names_of_the_model_are_found_again() -> None:
     labelled = label(Model.from_proto(draft.model("named")))
     assert labelled.given_name("t0_0") == "inner"
     assert [labelled.given_name(name) for name in ("y", "t9_0", "t0_7")] == ["y", "t9_0", "t0_7"]
+
+
+def test_a_body_may_give_its_own_tensors_names_of_the_models() -> None:
+    """A Loop whose body hands its input ``carried`` through, a name that a node of the model writes too."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, [1]),
+            helper.make_tensor_value_info("carried", TensorProto.FLOAT, [4]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, [1]),
+            helper.make_tensor_value_info("carried", TensorProto.FLOAT, [4]),
+        ],
+    )
+    draft = Draft()
+    draft.input("x", [4])
+    draft.node("Neg", ["x"], "carried")
+    count, go = draft.const("count", np.array(2, np.int64)), draft.const("go_on", np.array(True))
+    draft.node("Loop", [count, go, "carried"], "y", body=body)
+    draft.output("y", [4])
+    labelled = label(Model.from_proto(draft.model("loop")))
+    given = {"x": np.ones(4, np.float32)}
+    np.testing.assert_array_equal(open_session(labelled.skeleton).run(given)["y"], -given["x"])
 
 
 @pytest.mark.shared

@@ -8,7 +8,7 @@ import pytest
 from graphopt.data.synthetic import synthetic_samples
 from graphopt.errors import RuntimeFailure
 from graphopt.model.model import Model
-from graphopt.runtime.kernels import profiler_cost, record, typical
+from graphopt.runtime.kernels import ProfilerCost, Recording, profiler_cost, record, typical
 from graphopt.runtime.labels import label
 from graphopt.runtime.optimized import optimized_nodes
 from graphopt.runtime.target import Target
@@ -45,6 +45,7 @@ def test_what_runs_inside_a_body_counts_once_in_the_node_that_holds_it() -> None
     assert {kernel.node.name for kernel in found.kernels} <= top_level
     assert len({kernel.node.name for kernel in found.kernels}) == len(found.kernels)
     assert not any(kernel.node.name.startswith("body") for kernel in found.kernels)
+    assert found.inner >= 1
 
 
 def test_without_the_session_beside_it_only_nodes_are_timed() -> None:
@@ -77,4 +78,11 @@ def test_a_mean_is_finer_than_the_clock() -> None:
 
 
 def test_the_profilers_own_work_is_measured() -> None:
-    assert 0.0 <= profiler_cost() < 1.0
+    cost = profiler_cost()
+    assert 0.0 <= cost.counted < 1.0
+    assert 0.0 <= cost.whole < 1.0
+
+
+def test_nodes_in_bodies_cost_the_profiler_as_well() -> None:
+    recording = Recording((), 0.0, "thread-cpu", 0.0, inner=3.0, lost_ms=0.0, runs=1)
+    assert ProfilerCost(counted=0.004, whole=0.01).share_of(recording) == pytest.approx(0.03)
