@@ -137,6 +137,8 @@ def _branches(sketch: Sketch) -> None:
 
 def _split(sketch: Sketch) -> None:
     """Halves that go different ways and meet again, added, multiplied or put together in the other order."""
+    if sketch.width < 2:
+        return
     half = sketch.width // 2
     sizes = sketch.draft.const(sketch.name("sizes"), np.array([half, sketch.width - half], np.int64))
     left, right = sketch.name("left"), sketch.name("right")
