@@ -113,8 +113,8 @@ def make_rows(
     if not ours:
         return rows, None
     run = call(source, folder / "graphopt.onnx", words)
-    kept = " ".join(p.name for p in run.report.passes if p.outcome == "applied") if run.report else ""
-    note = f"exit {run.code}, {run.seconds:.0f} s; {kept or run.message}"
+    how = run.report.verdict.text if run.report else run.message
+    note = f"exit {run.code}, {run.seconds:.0f} s; {how}"
     return [*rows, Row("graphopt", run.output if run.output.exists() else None, note)], run
 
 
