@@ -68,12 +68,21 @@ def test_a_gate_of_the_users_is_judged_and_takes_nothing_back() -> None:
 def test_slower_with_certainty_is_peeled_and_inconclusive_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     run = manager()
     stages = run.run([step(doubles.Nudge), step(HalvesEverything)])
-    ratios = iter([paired(0.9), paired(0.99, width=0.05)])
+    ratios = iter([paired(0.9), paired(0.9), paired(0.99, width=0.05)])
     monkeypatch.setattr(acceptance, "measure_pair", lambda *_a, **_k: next(ratios))
     accepted = judge_of(run, Gates()).accept(stages)
     assert [s.outcome.kind for s in accepted.stages] == [OutcomeKind.APPLIED, OutcomeKind.ROLLED_BACK]
     assert "never-slower gate: 0.90x" in accepted.stages[1].outcome.reason
     assert accepted.model.fingerprint() == stages[0].model.fingerprint()
+
+
+def test_one_unlucky_pair_of_sessions_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = manager()
+    ratios = iter([paired(0.9), paired(1.1)])
+    monkeypatch.setattr(acceptance, "measure_pair", lambda *_a, **_k: next(ratios))
+    accepted = judge_of(run, Gates()).accept(run.run([step(doubles.Nudge)]))
+    assert [s.outcome.kind for s in accepted.stages] == [OutcomeKind.APPLIED]
+    assert [found.ratio for _, found in accepted.latencies] == [1.1]
 
 
 def test_every_requested_provider_is_compared_timed_and_gated(monkeypatch: pytest.MonkeyPatch) -> None:
