@@ -133,9 +133,7 @@ def _floats(values: Mapping[str, Array]) -> dict[str, Array]:
     return {k: v.astype(np.float64) for k, v in values.items() if getattr(v, "dtype", np.dtype(object)).kind == "f"}
 
 
-def _switched(
-    model: Skeleton, tensors: Mapping[str, Rounding], weights: Mapping[str, Mapping[int, Array]]
-) -> Skeleton:
+def _switched(model: Skeleton, tensors: Mapping[str, Rounding], weights: Mapping[str, Mapping[int, Array]]) -> Skeleton:
     proto, graph = model.proto, model.proto.graph
     constants: dict[str, Array] = {}
     before: list[onnx.NodeProto] = []

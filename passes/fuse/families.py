@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from graphopt.passes.fuse.absorb_pad import AbsorbPad
-from graphopt.passes.fuse.compose_convs import ComposeConvs
-from graphopt.passes.fuse.compose_transposes import ComposeTransposes
-from graphopt.passes.fuse.compose_views import ComposeViews
-from graphopt.passes.fuse.constant_shapes import ConstantShapes
-from graphopt.passes.fuse.flat_stream import FlatStream
+from graphopt.passes.fuse.activations.gelu_erf import GeluErf
+from graphopt.passes.fuse.activations.gelu_tanh import GeluTanh
+from graphopt.passes.fuse.activations.hard_sigmoid import HardSigmoid
+from graphopt.passes.fuse.activations.hard_swish import HardSwish
+from graphopt.passes.fuse.activations.mish import Mish
+from graphopt.passes.fuse.activations.sigmoid import Sigmoid
 from graphopt.passes.fuse.gate_add import GateAdd
-from graphopt.passes.fuse.gelu_erf import GeluErf
-from graphopt.passes.fuse.gelu_tanh import GeluTanh
-from graphopt.passes.fuse.hard_sigmoid import HardSigmoid
-from graphopt.passes.fuse.hard_swish import HardSwish
-from graphopt.passes.fuse.instance_norm import InstanceNorm
-from graphopt.passes.fuse.layer_norm import LayerNorm
-from graphopt.passes.fuse.mask_check import accept as accept_masks
-from graphopt.passes.fuse.mask_fill import MaskFill
+from graphopt.passes.fuse.linear.compose_convs import ComposeConvs
+from graphopt.passes.fuse.linear.scale_shift_after import ScaleShiftAfter
+from graphopt.passes.fuse.linear.scale_shift_before import ScaleShiftBefore
+from graphopt.passes.fuse.linear.scale_through_shift import ScaleThroughShift
+from graphopt.passes.fuse.mask.mask_check import accept as accept_masks
+from graphopt.passes.fuse.mask.mask_fill import MaskFill
 from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
-from graphopt.passes.fuse.mish import Mish
-from graphopt.passes.fuse.reshape_targets import ReshapeTargets
-from graphopt.passes.fuse.rms_norm import RmsNorm
-from graphopt.passes.fuse.row_softmax import RowSoftmax
-from graphopt.passes.fuse.scale_shift_after import ScaleShiftAfter
-from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
-from graphopt.passes.fuse.scale_through_shift import ScaleThroughShift
-from graphopt.passes.fuse.shared_shapes import SharedShapes
-from graphopt.passes.fuse.sigmoid import Sigmoid
+from graphopt.passes.fuse.norms.instance_norm import InstanceNorm
+from graphopt.passes.fuse.norms.layer_norm import LayerNorm
+from graphopt.passes.fuse.norms.rms_norm import RmsNorm
+from graphopt.passes.fuse.pads.absorb_pad import AbsorbPad
+from graphopt.passes.fuse.shapes.constant_shapes import ConstantShapes
+from graphopt.passes.fuse.shapes.reshape_targets import ReshapeTargets
+from graphopt.passes.fuse.shapes.shared_shapes import SharedShapes
+from graphopt.passes.fuse.stream.flat_stream import FlatStream
+from graphopt.passes.fuse.views.compose_transposes import ComposeTransposes
+from graphopt.passes.fuse.views.compose_views import ComposeViews
+from graphopt.passes.fuse.views.row_softmax import RowSoftmax
 from graphopt.pipeline.families import Family
 from graphopt.pipeline.fold_batchnorm import FoldBatchNorm
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from graphopt.model.model import Model
 from graphopt.passes.depthwise_shift import DepthwiseShift, ShiftAsDepthwise
-from graphopt.passes.fuse.scale_shift_before import ScaleShiftBefore
+from graphopt.passes.fuse.linear.scale_shift_before import ScaleShiftBefore
 from graphopt.pipeline.registry import Registry
 from graphopt.runtime.optimized import optimized_ops
 from graphopt.testing.draft import Draft

@@ -1,0 +1,1 @@
+"""Activations written out in arithmetic become one operator."""

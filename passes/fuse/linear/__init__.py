@@ -1,0 +1,1 @@
+"""Constant scales and shifts go into the layers around them; layers are joined."""

@@ -1,0 +1,1 @@
+"""Attention masks are filled with a milder number."""

@@ -1,0 +1,1 @@
+"""Normalisations written out in arithmetic become one operator."""

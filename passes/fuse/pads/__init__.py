@@ -1,0 +1,1 @@
+"""Conv and pools pad for themselves."""

@@ -1,0 +1,1 @@
+"""Shape arithmetic becomes constant, or one chain for the whole model."""

@@ -1,0 +1,1 @@
+"""A transformer's stream is kept in two dimensions."""

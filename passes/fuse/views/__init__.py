@@ -1,0 +1,1 @@
+"""Chains of reshapes and transposes become one."""
