@@ -97,10 +97,29 @@ def test_after_one_has_left_the_rest_is_timed_again() -> None:
     assert [pair for pair in planted.pairs if pair[1] == whole] == [
         (frozenset({"slow", "swish"}), whole),
         (rest, whole),
+        (rest, whole),  # fresh sessions agree
     ]
     again = [pair[0] for pair in planted.pairs if pair[1] == rest]
     assert again == [frozenset({"folds"}), frozenset({"swish"}), OWN]
     assert choice.kept == ("folds", "swish")
+
+
+@dataclass
+class Unlucky(Planted):
+    """Each pair of models is wrong by ``error`` the first time it is timed."""
+
+    error: float = 0.9
+
+    def _pair(self, before: float, after: float, seconds: float, pair: tuple[object, object]) -> PairedLatency:
+        wrong = self.error if pair not in self.pairs else 1.0
+        return super()._pair(before * wrong, after, seconds, pair)
+
+
+@pytest.mark.parametrize(("default", "error"), [(True, 0.9), (False, 1.1)])
+def test_one_unlucky_pair_of_sessions_overrules_no_default(default: bool, error: float) -> None:
+    planted = Unlucky({"views": 1.0}, own=2.0, error=error)
+    choice = planted.choose(views=default)
+    assert findings(choice) == {"views": (default, "inconclusive")}
 
 
 @pytest.mark.parametrize("default", [True, False])
