@@ -314,10 +314,13 @@ class _Run:
         return Result(accepted.model, self._report(accepted, grounds))
 
     def _grounds(self) -> Grounds:
-        samples = self.evaluation or self.calibration
+        feeds = self.evaluation.first(CHECK_FEEDS) if self.evaluation is not None else None
+        if feeds is None and self.calibration is not None:
+            # What passes were calibrated on may show that a model runs, not how accurate it is: no labels go along.
+            feeds = Samples.of(list(self.calibration.first(CHECK_FEEDS)), source=self.calibration.source)
         prepared = prepare_feeds(
             self.source,
-            samples.first(CHECK_FEEDS) if samples is not None else None,
+            feeds,
             seed=self.seed,
             dims=self.settings.dims,
             shapes=self.settings.shapes,

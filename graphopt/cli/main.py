@@ -139,6 +139,9 @@ def _report(error: Exception, words: list[str]) -> int:
 
 
 def _usage(error: click.ClickException, words: list[str]) -> int:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     from graphopt.cli.errors import report_error
     from graphopt.errors import UsageError
 

@@ -56,3 +56,8 @@ def _print_one(cls: type[Pass[Any]], facts: dict[str, Any]) -> None:
         bounds = f", {option['bounds']}" if option["bounds"] else ""
         click.echo(f"  {option['name']} ({option['type']}{bounds}; default {option['default']})")
         click.echo(f"      {option['description']}")
+    if facts["families"]:
+        click.echo("\nFamilies:")
+    for family in facts["families"]:
+        click.echo(f"  {family['name']}: {family['what']}")
+        click.echo(f"      rules: {', '.join(family['rules'])}")

@@ -78,8 +78,8 @@ from graphopt.report.terminal import print_report
 def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
     """Optimize MODELS with a recipe or passes, and prove the result.
 
-    Without a recipe: simplify, then exact rewrites that are timed and kept where they pay; where --data gives
-    samples, INT8 too, kept only where it is accurate and not slower.
+    Without a recipe: simplify, then faster forms of the same arithmetic, timed and kept where they pay; where --data
+    gives samples, INT8 too, kept only where it is accurate and not slower.
 
     \b
     --preprocess keys: resize=256 or WxH, filter=bilinear, crop=224 or WxH, scale=1/127.5,

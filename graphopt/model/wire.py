@@ -136,8 +136,7 @@ def _spliced(
 
 
 def _filled(data: memoryview, start: int, end: int, arrays: Mapping[str, Array]) -> list[Piece]:
-    fields = list(_fields(data, start, end)) if end - start < 1 << 20 else []
-    raw = next((f for f in fields if f.number == _RAW and f.payload == f.end), None)
+    raw = next((f for f in _fields(data, start, end) if f.number == _RAW and f.payload == f.end), None)
     array = arrays.get(TensorProto.FromString(data[start:end]).name) if raw is not None else None
     if raw is None or array is None:
         return [data[start:end]]

@@ -58,10 +58,11 @@ class Judge:
     def accept(self, stages: Sequence[Stage]) -> Acceptance:
         """Measure the last stage and peel passes off until the default gates hold."""
         current = tuple(stages)
+        gates = self.gates if self.evaluation is not None else self.gates.model_copy(update={"floor": False})
         while True:
             model = current[-1].model if current else self.source
             comparisons, latencies = self._measure(model)
-            verdicts = judge(self.gates, Facts(model.file_size, comparisons, latencies))
+            verdicts = judge(gates, Facts(model.file_size, comparisons, latencies))
             failed = [v for v in verdicts if not v.passed and (not v.user_set or v.name == "never-slower")]
             culprit = _culprit(current, failed)
             if culprit is None:

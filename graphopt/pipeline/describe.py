@@ -11,6 +11,8 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from graphopt.pipeline.contract import Pass
+from graphopt.pipeline.families import Family
+from graphopt.pipeline.family_pass import FamilyOptions
 
 
 def describe(cls: type[Pass[Any]], source: str = "") -> dict[str, Any]:
@@ -22,7 +24,8 @@ def describe(cls: type[Pass[Any]], source: str = "") -> dict[str, Any]:
 
     Returns:
         ``name``, ``code``, ``safety``, ``source``, ``summary`` (first line of the docstring), ``after``,
-        ``needs_samples`` and ``options``: name, type, bounds, default (JSON text) and description of each.
+        ``needs_samples``, ``options``: name, type, bounds, default (JSON text) and description of each, and
+        ``families``: name, what they do and their rules, where the pass is made of rule families.
     """
     doc = inspect.cleandoc(cls.__doc__ or "")
     return {
@@ -34,7 +37,16 @@ def describe(cls: type[Pass[Any]], source: str = "") -> dict[str, Any]:
         "after": list(cls.after),
         "needs_samples": cls.needs_samples,
         "options": [_option(name, field) for name, field in cls.Options.model_fields.items()],
+        "families": [_family(family) for family in _families(cls)],
     }
+
+
+def _families(cls: type[Pass[Any]]) -> tuple[Family, ...]:
+    return cls.Options.known() if issubclass(cls.Options, FamilyOptions) else ()
+
+
+def _family(family: Family) -> dict[str, Any]:
+    return {"name": family.name, "what": family.what, "rules": [rule.name for rule in family.rules]}
 
 
 def _option(name: str, field: FieldInfo) -> dict[str, str]:

@@ -149,7 +149,7 @@ class PassManager:
         if blind and not step.named and approximate and self.validate:
             return f"the model cannot be run to check it: {self.grounds.why_not}"
         if rewrite.needs_samples and self.samples is None:
-            return "" if step.named else "no samples were given; with --data it would run"
+            return "" if step.named else "there are no calibration samples: give --data, or --calib and --eval"
         if rewrite.needs_samples and blind and not (step.named and self.validate):
             return f"it has to run the model: {self.grounds.why_not}"
         return ""

@@ -162,7 +162,7 @@ def parse_pass(text: str) -> PassEntry:
                 "GO-203",
                 f"{part!r} is not key=value",
                 where=f"--pass {text}",
-                hint="e.g. --pass prune-weights:sparsity=0.5",
+                hint='e.g. --pass prune-weights:sparsity=0.5; lists as \'fuse:families=["stream", "views"]\'',
             )
         options[key.strip().replace("-", "_")] = _value(value.strip())
     return PassEntry.model_validate({"name": name.strip(), **options})

@@ -12,6 +12,7 @@ from graphopt.errors import InternalError
 from graphopt.model.model import Model
 from graphopt.pipeline.acceptance import Acceptance
 from graphopt.pipeline.checks import Grounds
+from graphopt.pipeline.contract import Safety
 from graphopt.pipeline.outcome import OutcomeKind, Stage
 from graphopt.pipeline.recipe import Recipe
 from graphopt.report.build import (
@@ -141,6 +142,8 @@ def _verdict(facts: RunFacts) -> Verdict:
         why = "nothing paid" if any(_taken_back(s) for s in accepted.stages) else "there was nothing to change"
         return Verdict(exit_code=0, text=f"{why}: the result is the source, unchanged", validated=validated)
     kept = ", ".join(s.outcome.name for s in accepted.kept)
+    if facts.evaluation is None and any(s.outcome.step.rewrite.safety is Safety.APPROXIMATE for s in accepted.kept):
+        kept += "; accuracy NOT judged"
     text = f"kept: {kept}" if validated else f"kept: {kept}; NOT VALIDATED: the source cannot be run"
     return Verdict(exit_code=0, text=text, validated=validated)
 
@@ -165,11 +168,11 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
     elif facts.grounds.feeds.synthetic:
         found.append("checked on seeded synthetic inputs: give --data for real ones")
     if not facts.named and facts.calibration is None:
-        found.append("INT8 was left out: a folder of samples (--data) would allow it")
+        found.append("INT8 was left out: samples (--data, a file or a folder) would allow it")
     if facts.evaluation is None and any(
-        s.outcome.step.rewrite.safety.value == "approximate" for s in facts.accepted.kept
+        s.outcome.step.rewrite.safety is Safety.APPROXIMATE for s in facts.accepted.kept
     ):
-        found.append("fidelity not gated: there are no held-back samples")
+        found.append("accuracy was not judged, there are no held-back samples: --data, or --calib and --eval, would")
     if left := facts.accepted.model.interface.overridable:
         names = [spec.name for spec in left]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")

@@ -120,7 +120,8 @@ def _compare(folder: Path, target: Target) -> dict[str, FlushedTime]:
 def _child(folder: Path, target: Target, flush: bool) -> dict[str, float]:
     options, libraries = dict(target.provider.options), target.custom_op_libraries
     order = _Order(str(folder), options, target.threads, libraries, flush)
-    command = [sys.executable, "-m", "graphopt.runtime.denormals", json.dumps(asdict(order))]
+    # -P: the folder that the command is run in may hold a stranger's modules.
+    command = [sys.executable, "-P", "-m", "graphopt.runtime.denormals", json.dumps(asdict(order))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

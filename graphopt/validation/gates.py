@@ -187,7 +187,7 @@ def _speed(gates: Gates, facts: Facts) -> Iterator[GateVerdict]:
         if gates.min_speedup is not None:
             yield _min_speedup(gates.min_speedup, provider, latency)
         if gates.never_slower:
-            said = "slower than the original" if latency.slower else "not slower than the original"
+            said = "slower than the original" if latency.slower else "not certainly slower than the original"
             yield GateVerdict(
                 "never-slower",
                 not latency.slower,

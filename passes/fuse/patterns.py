@@ -289,8 +289,10 @@ def put_instead(
     fresh = scope.editor.add_node(op, inputs, attrs=attrs, outputs=[root.outputs[0]], name=name)
     left = list({id(node): node for node in (root, *nodes)}.values())
     while left:
-        # A node goes once its readers are gone; each round takes at least one.
+        # A node goes once its readers are gone; what the new node itself reads stays.
         free = [node for node in left if not scope.editor.consumers(node.outputs[0])]
+        if not free:
+            break
         for node in free:
             scope.remove(node)
         left = [node for node in left if all(node is not gone for gone in free)]

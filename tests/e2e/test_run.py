@@ -117,8 +117,8 @@ def test_without_samples_the_default_run_leaves_int8_out_and_says_so(cli: Cli, c
     found = outcomes(report_of(out))
     assert tuple(found) == DEFAULT_PASSES
     assert (found["simplify"], found["quantize"]) == ("applied", "skipped")
-    assert "no samples" in done.out
-    assert "a folder of samples (--data) would allow it" in done.out
+    assert "there are no calibration samples" in done.out
+    assert "samples (--data, a file or a folder) would allow it" in done.out
     feed = {"image": np.random.default_rng(0).random((2, 1, 28, 28), np.float32)}
     for before, after in zip(run_in_ort(cnn, feed), run_in_ort(out, feed), strict=True):
         np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-5)
@@ -232,3 +232,25 @@ def test_an_older_output_beside_a_failed_gate_is_named(cli: Cli, cnn: Path, few:
     assert done.code == 1, done.err
     assert out.read_bytes() == b"older"
     assert "of an earlier run" in done.err
+
+
+def test_calibration_samples_judge_nothing(cnn: Path, few: Path) -> None:
+    report = optimize(cnn, calib=few, measure=False).report
+    assert all(found.reference_top1 is None for found in report.validation)
+    assert "floor" not in {gate.name for gate in report.gates}
+    assert any("accuracy was not judged" in text for text in report.warnings)
+    assert "accuracy NOT judged" in report.verdict.text
+
+
+def test_without_words_the_help_is_no_error(cli: Cli) -> None:
+    done = cli()
+    assert done.code == 2
+    assert "error[" not in done.err
+    assert "profile" in done.err
+
+
+def test_the_families_of_a_pass_are_listed(cli: Cli) -> None:
+    done = cli("passes", "fuse")
+    assert "scale-shift: constant scales and shifts" in done.out
+    families = json.loads(cli("passes", "fuse", "--json").out)["families"]
+    assert "hard-swish" in next(f for f in families if f["name"] == "activations")["rules"]

@@ -177,3 +177,13 @@ def test_unaligned_weights_compute_the_same(tmp_path: Path, mapped: None) -> Non
     feed = {"x": np.ones(SHAPE, np.float32), "flag": np.array(True)}
     outputs = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, feed)
     np.testing.assert_array_equal(outputs[0], 1 + 3 * WEIGHT)
+
+
+def test_a_weight_with_a_long_description_keeps_its_values(tmp_path: Path) -> None:
+    held = numpy_helper.from_array(WEIGHT, "w")
+    held.doc_string = "d" * (2 << 20)
+    node = helper.make_node("Add", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", [value("x", SHAPE)], [value("y", SHAPE)], [held])
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    Model.from_proto(proto).save(tmp_path / "out.onnx")
+    assert onnx.load(tmp_path / "out.onnx").graph.initializer[0] == held

@@ -121,7 +121,7 @@ def test_a_named_pass_without_its_samples_is_an_error() -> None:
 def test_an_unnamed_pass_without_its_samples_is_skipped_and_says_so() -> None:
     (stage,) = manager().run([step(Hungry, named=False)])
     assert stage.outcome.kind is OutcomeKind.SKIPPED
-    assert "no samples" in stage.outcome.reason
+    assert "no calibration samples" in stage.outcome.reason
 
 
 def test_an_approximate_pass_on_a_model_that_cannot_run_needs_consent() -> None:

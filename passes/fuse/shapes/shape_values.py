@@ -200,6 +200,11 @@ def _product(node: gs.Node, facts: ShapeFacts) -> Elements | None:
     return _objects([facts.algebra.product(value.flat)]).reshape([1] * len(sizes))
 
 
+def _mod(node: gs.Node, facts: ShapeFacts) -> Elements | None:
+    """Mod as Python and ONNX's default have it: with ``fmod`` the sign is the dividend's."""
+    return None if node.attrs.get("fmod", 0) else _elementwise(_modulo)(node, facts)
+
+
 def _modulo(facts: ShapeFacts, a: Term, b: Term) -> Term | None:
     return None if b == 0 else facts.algebra.function("mod", lambda x, y: x % y, a, b)
 
@@ -217,7 +222,7 @@ VALUES: dict[str, Evaluate] = {
     "Identity": _passed,
     "Max": _elementwise(lambda facts, a, b: facts.algebra.function("max", max, *_sorted(a, b))),
     "Min": _elementwise(lambda facts, a, b: facts.algebra.function("min", min, *_sorted(a, b))),
-    "Mod": _elementwise(_modulo),
+    "Mod": _mod,
     "Mul": _elementwise(lambda facts, a, b: facts.algebra.mul(a, b)),
     "Neg": _negated,
     "Range": _range,

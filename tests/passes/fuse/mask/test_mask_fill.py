@@ -423,8 +423,12 @@ def test_the_gap_is_the_largest_over_the_rows_that_are_partly_masked() -> None:
 
 
 def test_the_pass_asks_the_family_and_says_what_it_answered() -> None:
-    """Only shapes are known to synthetic inputs: scores of ± 1 are accepted, scores of ± 100 are not."""
-    fine = optimize(attention(added_where), passes=["fuse:families=mask"], measure=False)
+    """Scores of ± 1 are accepted, scores of ± 100 are not, and synthetic inputs say too little."""
+    unknown = optimize(attention(added_where), passes=["fuse:families=mask"], measure=False)
+    assert any("real samples only" in note for note in unknown.report.passes[0].notes)
+    fine = optimize(
+        attention(added_where), passes=["fuse:families=mask"], data=[feed(PARTLY, scale=1.0)] * 2, measure=False
+    )
     assert fine.report.passes[0].summary["rules"] == {"mask-fill": 1}
     steep = optimize(
         attention(added_where), passes=["fuse:families=mask"], data=[feed(PARTLY, scale=60.0)] * 2, measure=False

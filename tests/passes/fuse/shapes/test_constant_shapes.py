@@ -140,3 +140,13 @@ def test_nodes_that_contradict_themselves_are_left_alone() -> None:
     model = Model.from_proto(proto)
     scope = Scope(model, Selection.of(model, (), ()), Limits(0))
     assert ConstantShapes().apply(scope) == ([], [])
+
+
+def test_fmod_takes_the_sign_of_the_dividend_and_stays() -> None:
+    draft = Shapes(opset=17)
+    x = draft.input("x", [4, 3])
+    below = draft.op("Sub", draft.dim(x, 0), draft.ints(7))
+    draft.output(draft.op("Mod", below, draft.ints(5), fmod=1), [1], INT64)
+    done = rewritten(draft.model("fmod"), ConstantShapes)
+    assert "Mod" in done.ops
+    assert agree(done, {})
