@@ -7,7 +7,7 @@ from typing import ClassVar
 import onnx_graphsurgeon as gs
 
 from graphopt.pipeline.contract import Safety, Site, Skip
-from graphopt.pipeline.rules import Rule, Scope, in_standard_domain, label
+from graphopt.pipeline.rules import Rule, Scope, in_standard_domain, label, static
 
 
 class RowSoftmax(Rule):
@@ -15,13 +15,13 @@ class RowSoftmax(Rule):
 
     Pattern: Reshape(Softmax(Flatten(x))) or Reshape(LogSoftmax(Flatten(x))), back to the shape of x.
     Conditions: opset ≥ 13; x has a known rank, Flatten makes rows of its last axis, and the softmax is along those
-    rows; the Reshape takes Shape(x), or every dimension of its result is known to be that of x (the same number, or
-    the same symbol); each inner tensor has one user and is no graph output; all nodes are open to this pass.
+    rows; the Reshape takes Shape(x), or every dimension of x and of its result is a number, and the same one; each
+    inner tensor has one user and is no graph output; all nodes are open to this pass.
     Proof: the last axis stays together in memory, so that the rows are those along axis -1 of x, computed alike.
     Effect: two views less, one of which copies where the result is a graph output: ppocr_v4_rec 1.009x [1.002, 1.013],
     one thread. The form comes from Softmax of operator sets below 13, where the opset is raised while shapes are
     unknown.
-    Refuses: rows of more than one axis; a result of another shape.
+    Refuses: rows of more than one axis; a result of another shape; one whose dimensions are equal by name only.
     """
 
     name: ClassVar[str] = "row-softmax"
@@ -58,7 +58,8 @@ def _along_rows(node: gs.Node, softmax: gs.Node, flatten: gs.Node, scope: Scope)
         return False
     axis, along = int(flatten.attrs.get("axis", 1)), int(softmax.attrs.get("axis", -1))
     last = axis in (len(shape) - 1, -1) and along in (1, -1)
-    same = None not in shape and scope.shape(node.outputs[0]) == shape
+    sizes = static(shape)  # a name says nothing: two dimensions of one name may differ
+    same = sizes is not None and static(scope.shape(node.outputs[0])) == sizes
     return last and (same or _takes_shape_of(node, flatten.inputs[0], scope))
 
 

@@ -70,6 +70,36 @@ def test_inner_tensors_with_another_user_stay_with_a_reason(also: str, node: str
     assert done.reasons("row-softmax") == [f"the output of {node} has another user or is a graph output"]
 
 
+def test_dimensions_of_one_name_need_not_be_equal() -> None:
+    draft = Draft()
+    x = draft.input("x", ("d", "d", 5))
+    sizes = draft.node("Shape", [x], "sizes")
+    turned = draft.node("Gather", [sizes, draft.const("order", np.array([1, 0, 2]))], "turned", axis=0)
+    rows = draft.node("Softmax", [draft.node("Flatten", [x], "flat", axis=2)], "rows", axis=-1)
+    draft.node("Reshape", [rows, turned], "y")
+    draft.output("y", ("d", "d", 5))
+    done = rewritten(draft.model("names"), RowSoftmax)
+    assert not done.sites
+    assert distance(done, {"x": np.ones((2, 3, 5), np.float32)}) == 0
+
+
+def test_the_shape_of_another_input_with_the_same_names_is_not_that_of_x() -> None:
+    draft = Draft()
+    x, z = draft.input("x", ("a", "b", 5)), draft.input("z", ("a", "b", 5))
+    rows = draft.node("Softmax", [draft.node("Flatten", [x], "flat", axis=2)], "rows", axis=-1)
+    draft.node("Reshape", [rows, draft.node("Shape", [z], "sizes")], "y")
+    draft.output("y", ("a", "b", 5))
+    done = rewritten(draft.model("names"), RowSoftmax)
+    assert not done.sites
+    assert distance(done, {"x": np.ones((2, 3, 5), np.float32), "z": np.ones((3, 2, 5), np.float32)}) == 0
+
+
+def test_equal_numbers_are_enough() -> None:
+    done = rewritten(viewed(shape=(2, 3, 4, 5), target=[2, 3, 4, 5]), RowSoftmax)
+    assert done.ops == ["Neg", "Softmax"]
+    assert distance(done) == 0
+
+
 @settings(max_examples=examples(), deadline=None, derandomize=True)
 @given(
     shape=st.lists(st.sampled_from([1, 2, 3, "n"]), min_size=1, max_size=4),
