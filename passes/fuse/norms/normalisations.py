@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.passes.fuse.patterns import operand_and_scalar, producer, scalar
-from graphopt.pipeline.rules import Array, Scope, fits_into
+from graphopt.pipeline.rules import Array, Dims, Scope, fits_into
 
 Nodes = tuple[gs.Node, ...]
 
@@ -228,8 +228,11 @@ def tail(
         size: shape of the parameter.
         ops: what the operator can take in.
     """
+    given = [value for value in (norm.scale, norm.shift) if value is not None]
+    if not all(_keeps_shape(value, scope.shape(norm.x)) for value in given):
+        return None
     inner = [None if value is None else fit(value) for value in (norm.scale, norm.shift)]
-    if any(given is not None and own is None for given, own in zip((norm.scale, norm.shift), inner, strict=True)):
+    if sum(own is not None for own in inner) < len(given):
         return None
     scale, shift = inner
     nodes: list[gs.Node] = []
@@ -256,10 +259,13 @@ def _next(scope: Scope, node: gs.Node, op: str, fit: Fit) -> tuple[gs.Node, Arra
     value = None if index is None else scope.constant(user, index)
     if index is None or value is None or not scope.selection.allows(user) or not scope.can_bypass(user, 1 - index):
         return None
-    if value.dtype != np.float32 or not fits_into(value.shape, scope.shape(result)):
-        return None
-    own = fit(value)
+    own = fit(value) if _keeps_shape(value, scope.shape(result)) else None
     return None if own is None else (user, own)
+
+
+def _keeps_shape(value: Array, shape: Dims | None) -> bool:
+    """Whether a constant operand is float32 and provably widens no tensor of ``shape``, in rank or extent."""
+    return value.dtype == np.float32 and fits_into(value.shape, shape)
 
 
 def constant_index(scope: Scope, node: gs.Node) -> int | None:

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from graphopt.model.weights import Array
 from graphopt.passes.fuse.norms.instance_norm import InstanceNorm
 from graphopt.passes.fuse.norms.layer_norm import LayerNorm
 from tests.passes.fuse.harness import ROUNDING, distance, examples, rewritten
-from tests.passes.fuse.norms.norm_forms import QUOTIENTS, SQUARES, affine, mean, normed, some
+from tests.passes.fuse.norms.norm_forms import QUOTIENTS, SQUARES, affine, inverse, mean, normed, some
 from tests.passes.fuse.sketch import Formula, Sketch, formula_model
 
 FOUND = ["Mul", "InstanceNormalization", "Neg"]
@@ -85,6 +86,37 @@ def test_a_scale_for_each_channel_makes_it_one_at_every_rank(shape: tuple[int, .
     )
     assert done.ops == FOUND
     assert distance(done) <= ROUNDING
+
+
+def scaled_at_the_reciprocal(s: Sketch, x: str, scale: Array) -> str:
+    """The form with a scale inside, and a shift behind."""
+    difference = s.op("Sub", x, mean(s, x, PLANE))
+    variance = s.op("Add", mean(s, s.op("Mul", difference, difference), PLANE), 1e-5)
+    return s.op("Add", s.op("Mul", difference, s.op("Mul", inverse(s, variance), scale)), some(3, 1, 1, seed=2))
+
+
+def test_a_scale_at_the_reciprocal_is_taken_along() -> None:
+    done = rewritten(formula_model(lambda s, x: scaled_at_the_reciprocal(s, x, some(3, 1, 1))), InstanceNorm)
+    assert done.ops == FOUND
+    assert distance(done) <= ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("scale", "shape", "result"),
+    [
+        (some(3, 1, 1), (2, 1, 4, 5), (2, 3, 4, 5)),
+        (some(2, 3, 1, 1), (1, 3, 4, 5), (2, 3, 4, 5)),
+        (some(1, 1, 3, 1, 1), (2, 3, 4, 5), (1, 2, 3, 4, 5)),
+    ],
+    ids=["channels", "batch", "rank"],
+)
+def test_a_scale_inside_that_enlarges_the_shape_is_left_alone(
+    scale: Array, shape: tuple[int, ...], result: tuple[int, ...]
+) -> None:
+    proto = formula_model(lambda s, x: scaled_at_the_reciprocal(s, x, scale), shape=shape, result=result)
+    done = rewritten(proto, InstanceNorm, LayerNorm)
+    assert not done.sites
+    assert distance(done) == 0
 
 
 def test_the_result_may_be_a_graph_output() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from graphopt.model.weights import Array
 from graphopt.passes.fuse.norms.instance_norm import InstanceNorm
 from graphopt.passes.fuse.norms.layer_norm import LayerNorm
 from tests.passes.fuse.harness import ROUNDING, distance, examples, rewritten
@@ -141,6 +142,24 @@ def test_a_shift_that_enlarges_the_shape_stays_behind() -> None:
         lambda s, x: affine(s, normed(s, x), None, some(1, 4, WIDTH)), shape=(4, WIDTH), result=(1, 4, WIDTH)
     )
     assert rewritten(proto, LayerNorm).ops == ["Mul", "LayerNormalization", "Add", "Neg"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "shape", "result"),
+    [
+        (some(1, 1, WIDTH), some(WIDTH), (4, WIDTH), (1, 4, WIDTH)),
+        (some(WIDTH), some(1, 1, WIDTH), (4, WIDTH), (1, 4, WIDTH)),
+        (None, some(WIDTH), (4, 1), (4, WIDTH)),
+    ],
+    ids=["scale, rank", "shift, rank", "shift, extent"],
+)
+def test_parameters_inside_that_enlarge_the_shape_are_refused(
+    scale: Array | None, shift: Array, shape: tuple[int, ...], result: tuple[int, ...]
+) -> None:
+    proto = formula_model(lambda s, x: multiplied_out(s, x, scale, shift), shape=shape, result=result)
+    done = rewritten(proto, LayerNorm)
+    assert not done.sites
+    assert distance(done) == 0
 
 
 def test_an_unknown_extent_is_refused() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
+from graphopt.model.weights import Array
 from graphopt.passes.fuse.norms.rms_norm import RmsNorm
 from graphopt.runtime.optimized import optimized_ops
 from tests.passes.fuse.harness import ROUNDING, distance, examples, rewritten
@@ -57,6 +58,23 @@ def test_a_scale_at_the_reciprocal_is_taken_along() -> None:
     done = rewritten(formula_model(form), RmsNorm)
     assert Counter(done.ops) == PLAIN
     assert distance(done) <= ROUNDING
+
+
+@pytest.mark.parametrize(
+    ("scale", "shape", "result"),
+    [(some(1, 1, 1, 1, WIDTH), (2, 3, 4, WIDTH), (1, 2, 3, 4, WIDTH)), (some(WIDTH), (2, 3, 4, 1), (2, 3, 4, WIDTH))],
+    ids=["rank", "extent"],
+)
+@pytest.mark.parametrize("opset", [17, 23])
+def test_a_scale_at_the_reciprocal_that_enlarges_the_shape_is_refused(
+    scale: Array, shape: tuple[int, ...], result: tuple[int, ...], opset: int
+) -> None:
+    def form(s: Sketch, x: str) -> str:
+        return s.op("Mul", s.op("Mul", inverse(s, s.op("Add", mean(s, squared(s, x)), 1e-6)), scale), x)
+
+    done = rewritten(formula_model(form, opset=opset, shape=shape, result=result), RmsNorm)
+    assert not done.sites
+    assert distance(done) == 0
 
 
 NEAR_MISSES: dict[str, Formula] = {
