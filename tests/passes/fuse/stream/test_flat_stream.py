@@ -122,7 +122,39 @@ def test_layers_between_graph_input_and_output(opset: int) -> None:
     done = rewritten(_chain(opset=opset).model("chain"), FlatStream)
     assert done.ops.count("Gemm") == 2
     assert "MatMul" not in done.ops
+    assert done.after.opset == max(opset, 14)
     assert distance(done, n=2, m=3) <= ROUNDING
+
+
+@pytest.mark.parametrize("opset", [9, 13, 17])
+@pytest.mark.parametrize("sizes", [(0, 3), (2, 0), (0, 0)])
+def test_empty_dimensions_keep_their_places(opset: int, sizes: tuple[int, int]) -> None:
+    done = rewritten(_chain(opset=opset).model("chain"), FlatStream)
+    assert distance(done, {"x": np.zeros((*sizes, WIDTH), np.float32)}) == 0
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (2, 0)])
+def test_an_empty_dimension_reaches_views_that_start_from_the_matrix(sizes: tuple[int, int]) -> None:
+    draft = Layers()
+    x = draft.linear(draft.linear(draft.input("x", ["n", "m", WIDTH]), WIDTH, WIDTH), WIDTH, WIDTH)
+    draft.node("Neg", [draft.heads(x, [0, 2, 1, 3])], "y")
+    draft.output("y", ["n", 2, "m", 4])
+    done = rewritten(draft.model("heads"), FlatStream)
+    assert done.rules["flat-stream"] == 1
+    assert distance(done, {"x": np.zeros((*sizes, WIDTH), np.float32)}) == 0
+
+
+@pytest.mark.parametrize("tokens", ["m", 3])
+def test_an_opset_that_cannot_be_raised_is_refused_where_it_is_needed(tokens: Size) -> None:
+    draft = Layers(opset=10)
+    x = draft.linear(draft.linear(draft.input("x", ["n", tokens, WIDTH]), WIDTH, WIDTH), WIDTH, WIDTH)
+    draft.node("Resize", [x, draft.input("scales", [3])], "y", mode="nearest")
+    draft.output("y", ["h", "w", "c"])
+    done = rewritten(draft.model("resize"), FlatStream)
+    assert len(done.sites) == (tokens == 3)
+    assert done.after.opset == 10
+    reasons = done.reasons("flat-stream")
+    assert "opset 14" in reasons[0] if tokens == "m" else not reasons
 
 
 def test_what_others_read_is_given_back() -> None:
