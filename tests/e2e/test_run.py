@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,31 +80,6 @@ def test_a_resolved_recipe_gives_the_same_bytes(cnn: Path, few: Path, tmp_path: 
     second = optimize(cnn, recipe=recipe, data=few, max_seconds=2)
     assert second.model.to_proto().SerializeToString() == first.model.to_proto().SerializeToString()
     assert second.report.recipe.toml == first.report.recipe.toml
-
-
-SCRIPT = """
-import hashlib, sys
-from graphopt import optimize
-result = optimize(sys.argv[1], recipe=sys.argv[2], data=sys.argv[3], measure=False)
-print(hashlib.sha256(result.model.to_proto().SerializeToString()).hexdigest())
-print(result.report.without_timings().to_json())
-"""
-
-
-def test_two_hash_seeds_give_the_same_model_and_report(cnn: Path, few: Path, tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.toml"
-    recipe.write_text(
-        'version = 1\n[[pass]]\nname = "simplify"\n[[pass]]\nname = "remove-channels"\nratio = 0.5\n'
-        '[[pass]]\nname = "quantize"\n'
-    )
-    printed = [
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(cnn), str(recipe), str(few)],
-            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]  # fmt: skip
-    assert printed[0] == printed[1]
 
 
 def test_without_samples_the_default_run_leaves_int8_out_and_says_so(cli: Cli, cnn: Path, tmp_path: Path) -> None:

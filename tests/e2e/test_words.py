@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -102,35 +99,3 @@ def test_a_plugin_that_cannot_be_imported_does_not_hide_the_others(cli: Cli, mon
     assert "simplify" in done.out and "'fuse' cannot be imported" in done.err
     listed = json.loads(cli("passes", "--json").out)
     assert [one["error"]["code"] for one in listed if "error" in one] == ["GO-206"]
-
-
-SCRIPT = """
-import hashlib, sys
-from graphopt import optimize
-result = optimize(sys.argv[1], recipe=sys.argv[2], data=sys.argv[3], measure=False)
-print(hashlib.sha256(result.model.to_proto().SerializeToString()).hexdigest())
-print(result.report.without_timings().to_json())
-"""
-
-
-EVERY = ("freeze-initializers", "simplify", "prune-weights", "remove-channels", "fuse", "quantize", "depthwise-shift")
-
-
-@pytest.mark.parametrize("made", ["by the default run", "of every pass"])
-def test_a_recipe_repeats_under_two_hash_seeds(cnn: Path, few: Path, tmp_path: Path, made: str) -> None:
-    """From one resolved recipe: equal bytes, and equal reports but for the times."""
-    default = made == "by the default run"
-    first = optimize(cnn, passes=() if default else EVERY, data=str(few), measure=default, max_seconds=1, tune_time=2)
-    recipe = tmp_path / "resolved.toml"
-    recipe.write_text(first.report.recipe.toml)
-    printed = [
-        subprocess.run(
-            [sys.executable, "-c", SCRIPT, str(cnn), str(recipe), str(few)],
-            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
-        ).stdout
-        for seed in ("1", "2")
-    ]  # fmt: skip
-    assert printed[0] == printed[1]
-    ran = [entry["name"] for entry in json.loads(printed[0].partition("\n")[2])["passes"]]
-    assert ran == [entry.name for entry in first.report.passes if entry.name in ran]
-    assert len(ran) >= (1 if default else 4)
