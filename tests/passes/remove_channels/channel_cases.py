@@ -198,3 +198,13 @@ def nets(draw: st.DrawFn) -> onnx.ModelProto:
     for _ in range(draw(st.integers(1, 4))):
         getattr(net, draw(st.sampled_from(BLOCKS)))(draw(st.integers(4, 8)))
     return net.finish(draw(st.booleans()))
+
+
+def made(proto: onnx.ModelProto, count: int = 24, seed: int = 1) -> Samples:
+    """Pictures with some structure: smooth random fields of low rank."""
+    rng = np.random.default_rng(seed)
+    spec = Model.of(proto).interface.inputs[0]
+    shape = [d if isinstance(d, int) else 1 for d in spec.shape or ()]
+    basis = rng.standard_normal((6, *shape)).astype(np.float32)
+    mix = rng.standard_normal((count, 6)).astype(np.float32)
+    return Samples.of([{spec.name: np.tensordot(m, basis, 1)} for m in mix])
