@@ -20,6 +20,7 @@ from itertools import islice
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.analysis.clipping import clip_bounds
 from graphopt.pipeline.rules import Scope, in_standard_domain, label
 
 RELATIVE = 1e-6
@@ -183,28 +184,13 @@ def _affine_step(scope: Scope, node: gs.Node) -> tuple[gs.Tensor, float, float] 
 
 def _bounds(scope: Scope, node: gs.Node) -> tuple[gs.Tensor, float, float] | None:
     """What a node cuts off: ``(t, low, high)`` for ``clip(t, low, high)``."""
-    if node.op == "Relu":
-        return node.inputs[0], 0.0, math.inf
     if node.op in ("Min", "Max"):
         found = operand_and_scalar(scope, node)
         if found is None:
             return None
         return (found[0], -math.inf, found[1]) if node.op == "Min" else (*found, math.inf)
-    if node.op == "Clip":
-        low, high = (_bound(scope, node, i, name) for i, name in ((1, "min"), (2, "max")))
-        if low is not None and high is not None:
-            return node.inputs[0], low, high
-    return None
-
-
-def _bound(scope: Scope, node: gs.Node, index: int, name: str) -> float | None:
-    """A bound of Clip: an attribute up to opset 10, then an input; infinite where it is left out."""
-    if name in node.attrs:
-        return float(node.attrs[name])
-    if scope.input(node, index) is None:
-        return math.inf if name == "max" else -math.inf
-    value = scope.constant(node, index)
-    return None if value is None or value.size != 1 or np.isnan(value).any() else float(value.reshape(-1)[0])
+    bounds = clip_bounds(scope.editor, node)
+    return None if bounds is None else (node.inputs[0], *bounds)
 
 
 @dataclass(frozen=True)

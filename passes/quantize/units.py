@@ -6,7 +6,6 @@ MatMul). Which operators have an integer kernel, and under which conditions, was
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +13,7 @@ from enum import Enum
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.analysis.clipping import clip_bounds
 from graphopt.model.editor import GraphEditor
 from graphopt.model.model import Model
 
@@ -203,23 +203,6 @@ class _Finder:
     def scalar(self, tensor: gs.Tensor) -> float | None:
         value = self.editor.constant(tensor)
         return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
-
-
-def clip_bounds(editor: GraphEditor, node: gs.Node) -> tuple[float, float] | None:
-    """What a Relu or Clip clips to; ``None`` for any other node, or where a bound is not constant."""
-    if node.op == "Relu":
-        return 0.0, math.inf
-    if node.op != "Clip":
-        return None
-    bounds = [float(node.attrs.get("min", -math.inf)), float(node.attrs.get("max", math.inf))]
-    for index, tensor in enumerate(node.inputs[1:3]):
-        if tensor.is_empty():
-            continue
-        value = editor.constant(tensor)
-        if value is None:
-            return None
-        bounds[index] = float(value.reshape(-1)[0])
-    return bounds[0], bounds[1]
 
 
 def _conv(finder: _Finder, node: gs.Node) -> Unit | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from graphopt.analysis.clipping import clip_bounds
 from graphopt.pipeline.rules import Scope, in_standard_domain
 
 _NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Exp", "Abs", "ReduceL2"})
@@ -74,16 +75,10 @@ def never_negative(tensor: gs.Tensor, scope: Scope) -> bool:
         node = scope.editor.producer(tensor)
         if node is None or not in_standard_domain(node):
             return False
-        if node.op in _NEVER_NEGATIVE or (node.op == "Clip" and _lower_bound(node, scope) >= 0):
+        bounds = clip_bounds(scope.editor, node)
+        if node.op in _NEVER_NEGATIVE or (bounds is not None and bounds[0] >= 0):
             return True
         if node.op not in _PASSES_SIGN_ON or node.outputs[0] is not tensor:
             return False
         tensor = node.inputs[0]
     return False
-
-
-def _lower_bound(node: gs.Node, scope: Scope) -> float:
-    if scope.model.opset < 11:
-        return float(node.attrs.get("min", -1.0))
-    low = scope.constant(node, 1)
-    return -1.0 if low is None or low.size != 1 else float(low.reshape(-1)[0])
