@@ -172,7 +172,7 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
     if facts.evaluation is None and any(
         s.outcome.step.rewrite.safety is Safety.APPROXIMATE for s in facts.accepted.kept
     ):
-        found.append("accuracy was not judged, there are no held-back samples: --data, or --calib and --eval, would")
+        found.append("accuracy was not judged: no held-back samples; give --data, or --calib and --eval")
     if left := facts.accepted.model.interface.overridable:
         names = [spec.name for spec in left]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
