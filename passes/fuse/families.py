@@ -14,7 +14,7 @@ from graphopt.passes.fuse.linear.scale_shift_after import ScaleShiftAfter
 from graphopt.passes.fuse.linear.scale_shift_before import ScaleShiftBefore
 from graphopt.passes.fuse.linear.scale_through_shift import ScaleThroughShift
 from graphopt.passes.fuse.mask.mask_check import accept as accept_masks
-from graphopt.passes.fuse.mask.mask_fill import MaskFill
+from graphopt.passes.fuse.mask.softmax_floor import SoftmaxFloor
 from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
 from graphopt.passes.fuse.norms.instance_norm import InstanceNorm
 from graphopt.passes.fuse.norms.layer_norm import LayerNorm
@@ -55,7 +55,9 @@ FAMILIES: tuple[Family, ...] = (
         "shape arithmetic becomes constant, or one chain for the whole model",
         (ConstantShapes, ReshapeTargets, SharedShapes),
     ),
-    Family("mask", "attention masks are filled with -60", (MaskFill,), default=False, accept=accept_masks),
+    Family(
+        "mask", "masked attention scores keep clear of denormals", (SoftmaxFloor,), default=False, accept=accept_masks
+    ),
     Family("stream", "a transformer's stream kept in two dimensions", (FlatStream,)),
 )
 """In the order in which their rules are tried at a node."""
