@@ -172,7 +172,8 @@ def measure(rows: list[Row], samples: Any, module: ModuleType, seconds: float) -
     """Open every file, then fill in figures and times."""
     for row in rows:
         if row.path is not None:
-            row.session = open_file(row, SETTINGS.get(row.variant))
+            row.settings = SETTINGS.get(row.variant, {})
+            row.session = open_file(row)
     opened = [row for row in rows if row.session is not None]
     compare(opened, samples, module)
     time_rounds(opened, samples.eval[:8], seconds)

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,9 @@ BLOCK_MS = 2.0
 """A timed block lasts at least about this long."""
 LEAST_ROUNDS = 20
 """Fewer bear no interval worth printing, however slow the machine is."""
+OPENINGS = 5
+"""Every file is opened so often while its row is timed: where a session's buffers fall is worth some percent, for as
+long as it lives."""
 
 Feed = dict[str, np.ndarray[Any, Any]]
 
@@ -33,6 +36,7 @@ class Row:
         variant: what made it; ``float``: the user's own file.
         path: the file; None: there is none.
         note: why there is none, or what else there is to say.
+        settings: session configuration entries.
         session: the file, opened.
         ratio: float time / this row's time: median, lower and upper end of the 95 % interval.
         median_ms: median time of one run.
@@ -44,6 +48,7 @@ class Row:
     variant: str
     path: Path | None
     note: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
     session: ort.InferenceSession | None = None
     ratio: tuple[float, float, float] | None = None
     median_ms: float = math.nan
@@ -68,17 +73,12 @@ def vnni(instruction_sets: Sequence[str]) -> str:
     return "yes" if any("vnni" in s or s == "amx_int8" for s in instruction_sets) else "no"
 
 
-def open_file(row: Row, settings: Mapping[str, str] | None = None) -> ort.InferenceSession | None:
-    """A session on one thread; None, with a note, where onnxruntime refuses the file.
-
-    Args:
-        row: the file; gets the note.
-        settings: session configuration entries.
-    """
+def open_file(row: Row) -> ort.InferenceSession | None:
+    """A session on one thread; None, with a note, where onnxruntime refuses the file."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    for key, value in (settings or {}).items():
+    for key, value in row.settings.items():
         options.add_session_config_entry(key, value)
     try:
         return ort.InferenceSession(str(row.path), options, providers=["CPUExecutionProvider"])
@@ -108,20 +108,40 @@ def decibel(signal: float, noise: float) -> float:
 
 
 def time_rounds(rows: list[Row], feeds: Sequence[Feed], seconds: float) -> None:
-    """Time all rows in turn, round after round; the order turns around every other round."""
-    sessions = [row.session for row in rows if row.session is not None]
-    runs = max(1, math.ceil(BLOCK_MS / min(block(s, f, 1) for _ in range(3) for s in sessions for f in feeds)))
+    """Time all rows in turn, round after round; the order turns around every other round.
+
+    All files are opened anew several times, each time beginning with another one.
+    """
     times: list[list[float]] = [[] for _ in rows]
-    start, count = time.perf_counter(), 0
-    while count < max(2 * len(feeds), LEAST_ROUNDS) or time.perf_counter() - start < seconds:
-        order = range(len(sessions))
-        for i in order if count % 2 == 0 else reversed(order):
-            times[i].append(block(sessions[i], feeds[count // 2 % len(feeds)], runs))
-        count += 1
+    runs = 0
+    for opening in range(OPENINGS):
+        for i in range(len(rows)):
+            row = rows[(i + opening) % len(rows)]
+            row.session = open_file(row)
+        sessions = [row.session for row in rows if row.session is not None]
+        warm = [block(s, f, 1) for _ in range(3) for s in sessions for f in feeds]
+        runs = runs or max(1, math.ceil(BLOCK_MS / min(warm)))
+        _rounds(sessions, feeds, runs, seconds / OPENINGS, times)
     for row, mine in zip(rows, times, strict=True):
         logs = [math.log(a / b) for a, b in zip(times[0], mine, strict=True)]
         middle, low, high = (math.exp(x) for x in median_interval(logs))
         row.ratio, row.median_ms = (middle, low, high), float(np.median(mine))
+
+
+def _rounds(
+    sessions: Sequence[ort.InferenceSession],
+    feeds: Sequence[Feed],
+    runs: int,
+    seconds: float,
+    times: Sequence[list[float]],
+) -> None:
+    """Rounds of one opening; adds milliseconds a run to ``times``, a list for each session."""
+    start, count = time.perf_counter(), 0
+    while count < LEAST_ROUNDS or time.perf_counter() - start < seconds:
+        order = range(len(sessions))
+        for i in order if count % 2 == 0 else reversed(order):
+            times[i].append(block(sessions[i], feeds[count // 2 % len(feeds)], runs))
+        count += 1
 
 
 def block(session: ort.InferenceSession, feed: Feed, runs: int) -> float:
