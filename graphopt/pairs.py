@@ -17,7 +17,8 @@ from graphopt.model.model import Model
 from graphopt.progress import Progress, Silent
 from graphopt.report.build import gate_records, latency_record, model_record, tool_record, validation_record
 from graphopt.report.pair import PairReport
-from graphopt.runtime.latency import measure_pair
+from graphopt.runtime.latency import PairedLatency
+from graphopt.runtime.openings import measure_openings
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import ProviderSpec, Target
 from graphopt.validation.compare import compare
@@ -95,7 +96,7 @@ def validate_pair(
     scored = samples.labels is not None or score is not None
     require_samples(wanted, real_samples=not samples.synthetic, scored=scored)
     found = []
-    for provider, sessions in _sessions(models, conditions.target, light=True):
+    for provider, sessions in _sessions(models, conditions.target):
         found.append(
             (
                 provider,
@@ -145,8 +146,8 @@ def bench_pair(
     feeds = conditions.feeds(models[0]).first(TIMED_FEEDS)
     _require_fed(models, feeds)
     found = tuple(
-        (provider, measure_pair(*sessions, feeds, max_seconds=max_seconds, progress=conditions.progress))
-        for provider, sessions in _sessions(models, conditions.target)
+        (str(provider), _timed(models, provider, conditions, feeds, max_seconds))
+        for provider in conditions.target.providers
     )
     wanted = Gates(min_speedup=min_speedup, never_slower=False)
     verdicts = judge(wanted, Facts(models[1].file_size, latencies=found))
@@ -178,15 +179,23 @@ def _require_fed(models: tuple[Model, Model], samples: Samples) -> None:
         )
 
 
-def _sessions(
-    models: tuple[Model, Model], target: Target, *, light: bool = False
-) -> Iterator[tuple[str, tuple[Session, Session]]]:
+def _timed(
+    models: tuple[Model, Model], provider: ProviderSpec, conditions: Conditions, feeds: Samples, max_seconds: float
+) -> PairedLatency:
+    openers = (
+        lambda: _open(models[0], provider, conditions.target, light=False),
+        lambda: _open(models[1], provider, conditions.target, light=False),
+    )
+    return measure_openings(openers, feeds, max_seconds=max_seconds, progress=conditions.progress)
+
+
+def _sessions(models: tuple[Model, Model], target: Target) -> Iterator[tuple[str, tuple[Session, Session]]]:
     for provider in target.providers:
-        first, second = (_open(model, provider, target, light) for model in models)
+        first, second = (_open(model, provider, target, light=True) for model in models)
         yield str(provider), (first, second)
 
 
-def _open(model: Model, provider: ProviderSpec, target: Target, light: bool) -> Session:
+def _open(model: Model, provider: ProviderSpec, target: Target, *, light: bool) -> Session:
     return open_session(
         model,
         provider=provider,

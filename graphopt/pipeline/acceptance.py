@@ -17,7 +17,8 @@ from graphopt.pipeline.checks import Grounds
 from graphopt.pipeline.contract import Safety
 from graphopt.pipeline.outcome import CheckResult, OutcomeKind, Stage
 from graphopt.progress import Progress, Silent
-from graphopt.runtime.latency import PairedLatency, measure_pair
+from graphopt.runtime.latency import PairedLatency
+from graphopt.runtime.openings import measure_openings
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import ProviderSpec, Target
 from graphopt.validation.compare import Comparison, MetricFunction, compare
@@ -78,38 +79,41 @@ class Judge:
         comparisons, latencies = [], []
         for provider in self.target.providers:
             timed = self.measure and (model is not self.source or self.gates.min_speedup is not None)
-            sessions = self._open(self.source, provider, timed=timed), self._open(model, provider, timed=timed)
             samples = self.evaluation if self.evaluation is not None else feeds
-            found = compare(
-                *sessions,
-                samples,
-                metric=self.metric if self.evaluation is not None else None,
-                metric_name=self.metric_name,
-                reference_metadata=dict(self.source.metadata),
-                candidate_metadata=dict(model.metadata),
-                progress=self.progress,
-            )
-            comparisons.append((str(provider), found))
+            comparisons.append((str(provider), self._compared(model, provider, samples, timed=timed)))
             if timed:
-                latencies.append((str(provider), self._timed(model, provider, sessions, samples.first(TIMED_FEEDS))))
+                latencies.append((str(provider), self._timed(model, provider, samples)))
         return tuple(comparisons), tuple(latencies)
 
-    def _timed(
-        self, model: Model, provider: ProviderSpec, sessions: tuple[Session, Session], feeds: Samples
-    ) -> PairedLatency:
-        """The latency; where the candidate is slower, the second word of fresh sessions.
+    def _compared(self, model: Model, provider: ProviderSpec, samples: Samples, *, timed: bool) -> Comparison:
+        return compare(
+            self._open(self.source, provider, timed=timed),
+            self._open(model, provider, timed=timed),
+            samples,
+            metric=self.metric if self.evaluation is not None else None,
+            metric_name=self.metric_name,
+            reference_metadata=dict(self.source.metadata),
+            candidate_metadata=dict(model.metadata),
+            progress=self.progress,
+        )
 
-        A session's buffers lie where they fall, for as long as it lives: two sessions of one and the same model were
-        seen 5 % apart, with certainty. Nothing is taken back on the word of one pair of sessions.
-        """
-        found = self._time(sessions, feeds)
-        if not (found.slower and self.gates.never_slower):
-            return found
-        fresh = self._open(self.source, provider, timed=True), self._open(model, provider, timed=True)
-        return self._time(fresh, feeds)
+    def _timed(self, model: Model, provider: ProviderSpec, samples: Samples) -> PairedLatency:
+        """The latency; nothing is taken back as slower on the word of one opening."""
+        found = self._time(model, provider, samples)
+        if found.slower and found.openings == 1 and self.gates.never_slower:
+            return self._time(model, provider, samples)
+        return found
 
-    def _time(self, sessions: tuple[Session, Session], feeds: Samples) -> PairedLatency:
-        return measure_pair(*sessions, feeds, max_seconds=self.max_seconds, progress=self.progress)
+    def _time(self, model: Model, provider: ProviderSpec, samples: Samples) -> PairedLatency:
+        return measure_openings(
+            (
+                lambda: self._open(self.source, provider, timed=True),
+                lambda: self._open(model, provider, timed=True),
+            ),
+            samples.first(TIMED_FEEDS),
+            max_seconds=self.max_seconds,
+            progress=self.progress,
+        )
 
     def _open(self, model: Model, provider: ProviderSpec, *, timed: bool) -> Session:
         return open_session(

@@ -151,6 +151,7 @@ def latency_record(provider: str, threads: int, found: PairedLatency) -> Latency
         baseline=_stats(found.baseline),
         candidate=_stats(found.candidate),
         pairs=found.pairs,
+        openings=found.openings,
         clock=found.clock,
         conclusive=found.conclusive,
     )

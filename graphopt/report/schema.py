@@ -225,6 +225,7 @@ class LatencyRecord(Record):
     baseline: LatencyStatsRecord
     candidate: LatencyStatsRecord
     pairs: Count
+    openings: Count = Field(default=1, description="how often both models were opened; the interval is over these")
     clock: Literal["thread-cpu", "wall"]
     conclusive: bool
 

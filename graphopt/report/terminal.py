@@ -259,7 +259,8 @@ def _timed(timed: LatencyRecord, several: bool, width: int) -> Iterator[Line]:
     threads = "threads: runtime's choice" if timed.threads == 0 else f"{timed.threads} thread"
     threads += "s" if timed.threads > 1 else ""
     clock = "CPU time" if timed.clock == "thread-cpu" else "wall time"
-    note = f"{short_provider(timed.provider)}, {threads}, {clock}, {timed.pairs} pairs"
+    pairs = f"{timed.pairs} pairs" + (f" in {timed.openings} openings" if timed.openings > 1 else "")
+    note = f"{short_provider(timed.provider)}, {threads}, {clock}, {pairs}"
     pair = milliseconds(base.p95_ms), milliseconds(new.p95_ms)
     yield from _noted("          p95", *pair, Span(note, "dim"), width)
 

@@ -109,6 +109,7 @@ class PairedLatency:
         runs_per_block: runs timed together, where one run is too short for the clock.
         clock: ``thread-cpu``: computing time of the one thread that runs; ``wall``: elapsed time.
         conclusive: the interval is as narrow as was asked for.
+        openings: how often both models were opened; from several, the interval is over these, else over the pairs.
     """
 
     ratio: float
@@ -120,6 +121,7 @@ class PairedLatency:
     runs_per_block: int
     clock: ClockName
     conclusive: bool
+    openings: int = 1
 
     @property
     def half_width(self) -> float:
@@ -271,8 +273,8 @@ def _result(times: tuple[list[float], list[float]], runs: int, clock: ClockName,
         ratio=middle,
         low=low,
         high=high,
-        baseline=_stats(times[0], runs),
-        candidate=_stats(times[1], runs),
+        baseline=stats_of(times[0], len(times[0]) * runs),
+        candidate=stats_of(times[1], len(times[1]) * runs),
         pairs=len(times[0]),
         runs_per_block=runs,
         clock=clock,
@@ -280,11 +282,17 @@ def _result(times: tuple[list[float], list[float]], runs: int, clock: ClockName,
     )
 
 
-def _stats(times: list[float], runs: int) -> LatencyStats:
+def stats_of(times: Sequence[float], runs: int) -> LatencyStats:
+    """Figures of one model.
+
+    Args:
+        times: milliseconds of one run, one a block.
+        runs: in all of them.
+    """
     return LatencyStats(
         median_ms=float(np.median(times)),
         p95_ms=float(np.percentile(times, 95)),
-        runs=len(times) * runs,
+        runs=runs,
         times_ms=tuple(times),
     )
 

@@ -13,6 +13,7 @@ from graphopt.pipeline import acceptance
 from graphopt.pipeline.acceptance import Judge
 from graphopt.pipeline.outcome import OutcomeKind
 from graphopt.runtime.latency import LatencyStats, PairedLatency
+from graphopt.runtime.openings import Opener
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import ProviderSpec, Target
 from graphopt.validation.gates import Gates
@@ -69,20 +70,28 @@ def test_slower_with_certainty_is_peeled_and_inconclusive_is_not(monkeypatch: py
     run = manager()
     stages = run.run([step(doubles.Nudge), step(HalvesEverything)])
     ratios = iter([paired(0.9), paired(0.9), paired(0.99, width=0.05)])
-    monkeypatch.setattr(acceptance, "measure_pair", lambda *_a, **_k: next(ratios))
+    monkeypatch.setattr(acceptance, "measure_openings", lambda *_a, **_k: next(ratios))
     accepted = judge_of(run, Gates()).accept(stages)
     assert [s.outcome.kind for s in accepted.stages] == [OutcomeKind.APPLIED, OutcomeKind.ROLLED_BACK]
     assert "never-slower gate: 0.90x" in accepted.stages[1].outcome.reason
     assert accepted.model.fingerprint() == stages[0].model.fingerprint()
 
 
-def test_one_unlucky_pair_of_sessions_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_unlucky_opening_takes_nothing_back(monkeypatch: pytest.MonkeyPatch) -> None:
     run = manager()
     ratios = iter([paired(0.9), paired(1.1)])
-    monkeypatch.setattr(acceptance, "measure_pair", lambda *_a, **_k: next(ratios))
+    monkeypatch.setattr(acceptance, "measure_openings", lambda *_a, **_k: next(ratios))
     accepted = judge_of(run, Gates()).accept(run.run([step(doubles.Nudge)]))
     assert [s.outcome.kind for s in accepted.stages] == [OutcomeKind.APPLIED]
     assert [found.ratio for _, found in accepted.latencies] == [1.1]
+
+
+def test_several_openings_are_believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = manager()
+    found = replace(paired(0.9), openings=6)
+    monkeypatch.setattr(acceptance, "measure_openings", lambda *_a, **_k: found)
+    accepted = judge_of(run, Gates()).accept(run.run([step(doubles.Nudge)]))
+    assert [s.outcome.kind for s in accepted.stages] == [OutcomeKind.ROLLED_BACK]
 
 
 def test_every_requested_provider_is_compared_timed_and_gated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,18 +103,21 @@ def test_every_requested_provider_is_compared_timed_and_gated(monkeypatch: pytes
 
     timed: list[str] = []
 
-    def fake_measure(baseline: Session, candidate: Session, *_a: object, **_k: object) -> PairedLatency:
+    def fake_measure(openers: tuple[Opener, Opener], *_a: object, **_k: object) -> PairedLatency:
+        baseline, candidate = (opener() for opener in openers)
+        assert isinstance(baseline, Session)
+        assert isinstance(candidate, Session)
         assert baseline.provider == candidate.provider
         timed.append(str(baseline.provider))
         return paired(1.5 if baseline.provider == CPU else 0.5)
 
     monkeypatch.setattr(acceptance, "open_session", fake_open)
-    monkeypatch.setattr(acceptance, "measure_pair", fake_measure)
+    monkeypatch.setattr(acceptance, "measure_openings", fake_measure)
     run = manager()
     stages = run.run([step(doubles.Nudge)])
     gates = Gates(min_speedup=1.2, never_slower=False)
     accepted = judge_of(run, gates, target=Target((CPU, FAKE))).accept(stages)
-    assert opened == [str(CPU)] * 2 + [str(FAKE)] * 2
+    assert opened == [str(CPU)] * 4 + [str(FAKE)] * 4
     assert timed == [str(CPU), str(FAKE)]
     assert [name for name, _ in accepted.comparisons] == [str(CPU), str(FAKE)]
     assert {(v.provider, v.passed) for v in accepted.verdicts} == {(str(CPU), True), (str(FAKE), False)}
@@ -117,7 +129,7 @@ def test_a_slow_second_provider_takes_the_pass_back(monkeypatch: pytest.MonkeyPa
         acceptance, "open_session", lambda model, *, provider, **_k: replace(open_session(model), provider=provider)
     )
     monkeypatch.setattr(
-        acceptance, "measure_pair", lambda baseline, *_a, **_k: paired(1.5 if baseline.provider == CPU else 0.5)
+        acceptance, "measure_openings", lambda openers, *_a, **_k: paired(1.5 if openers[0]().provider == CPU else 0.5)
     )
     run = manager()
     accepted = judge_of(run, Gates(), target=Target((CPU, FAKE))).accept(run.run([step(doubles.Nudge)]))
