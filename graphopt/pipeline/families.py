@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from graphopt.model.model import Model
-from graphopt.pipeline.contract import PassContext, Site, Skip
+from graphopt.pipeline.contract import Site, Skip
 from graphopt.pipeline.nested import nested_skips
 from graphopt.pipeline.rewrite import rewrite
 from graphopt.pipeline.rules import GraphRule, Rule, Scope
 
 ROUNDS = 8
 """Whole-graph rules and node rules feed each other; each round must shrink something, so few are needed."""
-
-
-Accept = Callable[[PassContext, Model, Model], str | None]
-"""A family's own judgement of the pass's context, the model without the family's rewrites and the model with them: why
-it may not be kept, or ``None``."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +23,12 @@ class Family:
         what: what it does, in one line.
         rules: its rules, in the order in which they are tried.
         default: whether it is kept where nothing is measured.
-        accept: called before it is kept where it changed something, however it was chosen; ``None``: the checks
-            around the pass say enough.
     """
 
     name: str
     what: str
     rules: tuple[type[Rule] | type[GraphRule], ...]
     default: bool = True
-    accept: Accept | None = None
 
 
 def apply_families(scope: Scope, families: Sequence[Family]) -> tuple[list[Site], list[Skip]]:

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from pydantic import Field, field_validator
 
-from graphopt.errors import GraphoptError
 from graphopt.model.model import Model
 from graphopt.pipeline.contract import TIMED_NOTE, Json, Pass, PassContext, PassOptions, PassResult, Site, Skip
 from graphopt.pipeline.families import ROUNDS, Family, apply_families
@@ -65,7 +64,7 @@ class FamilyPass(Pass[OptionsT]):
 
     def run(self, ctx: PassContext) -> PassResult:
         """See ``Pass.run``."""
-        families, refused = self._judged(ctx, self._chosen())
+        families = self._chosen()
         explicit = self.options.families is not None
         choice = None if explicit else self._measured(ctx, families)
         if choice is not None:
@@ -80,7 +79,7 @@ class FamilyPass(Pass[OptionsT]):
             applied=done.sites,
             skipped=done.skips,
             summary={"rules": dict(sorted(counts.items())), **figures(choice)},
-            notes=(*refused, *notes(choice, str(ctx.target.provider))),
+            notes=tuple(notes(choice, str(ctx.target.provider))),
             resolved=self.options.model_copy(update=decided) if done.fired else None,
             tuning_seconds=choice.seconds if choice is not None else 0.0,
         )
@@ -93,31 +92,6 @@ class FamilyPass(Pass[OptionsT]):
             for family in self.options.known()
             if (wanted is None or family.name in wanted) and family.name not in left_out
         )
-
-    def _judged(self, ctx: PassContext, families: Sequence[Family]) -> tuple[tuple[Family, ...], tuple[str, ...]]:
-        """The families that may be kept by their own judgement, and why others may not.
-
-        Each is judged alone, so that nothing else moves the outputs; one that changes nothing alone is left out.
-        """
-        fit: list[Family] = []
-        reasons: list[str] = []
-        for family in families:
-            if family.accept is None:
-                fit.append(family)
-                continue
-            model = ctx.model.clone()
-            selection = Selection.of(model, self.options.only, self.options.skip)
-            if not self._write(model, selection, [family], [family.name], ctx).fired:
-                continue
-            try:
-                reason = family.accept(ctx, ctx.model, model)
-            except GraphoptError as error:
-                reason = str(error)
-            if reason is None:
-                fit.append(family)
-            else:
-                reasons.append(f"taken back: {family.name} ({reason})")
-        return tuple(fit), tuple(reasons)
 
     def _measured(self, ctx: PassContext, families: Sequence[Family]) -> Choice | None:
         """What measuring says; ``None``: the model cannot be run."""

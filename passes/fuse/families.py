@@ -13,7 +13,6 @@ from graphopt.passes.fuse.linear.compose_convs import ComposeConvs
 from graphopt.passes.fuse.linear.scale_shift_after import ScaleShiftAfter
 from graphopt.passes.fuse.linear.scale_shift_before import ScaleShiftBefore
 from graphopt.passes.fuse.linear.scale_through_shift import ScaleThroughShift
-from graphopt.passes.fuse.mask.mask_check import accept as accept_masks
 from graphopt.passes.fuse.mask.softmax_floor import SoftmaxFloor
 from graphopt.passes.fuse.merge_duplicates import MergeDuplicates
 from graphopt.passes.fuse.norms.instance_norm import InstanceNorm
@@ -55,9 +54,7 @@ FAMILIES: tuple[Family, ...] = (
         "shape arithmetic becomes constant, or one chain for the whole model",
         (ConstantShapes, ReshapeTargets, SharedShapes),
     ),
-    Family(
-        "mask", "masked attention scores keep clear of denormals", (SoftmaxFloor,), default=False, accept=accept_masks
-    ),
+    Family("mask", "masked attention scores keep clear of denormals", (SoftmaxFloor,), default=False),
     Family("stream", "a transformer's stream kept in two dimensions", (FlatStream,)),
 )
 """In the order in which their rules are tried at a node."""

@@ -1,1 +1,1 @@
-"""Attention masks are filled with a milder number."""
+"""Masked attention scores that keep clear of denormals."""

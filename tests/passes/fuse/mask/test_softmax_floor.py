@@ -12,19 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
 
-from graphopt.analysis.cache import Analyses
 from graphopt.api import optimize
-from graphopt.data.samples import Samples
 from graphopt.model.model import Model
-from graphopt.passes.fuse.mask.mask_check import accept, mask_inputs, variations
-from graphopt.passes.fuse.mask.masks import places
 from graphopt.passes.fuse.mask.softmax_floor import SoftmaxFloor
-from graphopt.pipeline.contract import PassContext
 from graphopt.pipeline.families import Family, apply_families
 from graphopt.pipeline.rules import Limits, Scope
 from graphopt.pipeline.selection import Selection
 from graphopt.runtime.session import open_session
-from graphopt.runtime.target import Target
 from graphopt.testing.draft import Draft
 from tests.passes.fuse.harness import ROUNDING, Done, distance, examples, rewritten
 
@@ -193,7 +187,8 @@ def test_every_opset(opset: int) -> None:
     seen = draft.input("seen", [2, 1, POSITIONS], TensorProto.BOOL)
     mask = draft.node("Where", [seen, number(draft, 0.0), number(draft, -1e4)], "m")
     masked = draft.node("Add", [draft.node("MatMul", [x, y], "scores"), mask], "s")
-    draft.output(draft.node("Softmax", [masked], "p", axis=2), [2, POSITIONS, POSITIONS])
+    weights = draft.node("Softmax", [masked], "p", axis=2)
+    draft.output(draft.node("MatMul", [weights, draft.input("v", [2, POSITIONS, 3])], "z"), [2, POSITIONS, 3])
     done = rewritten(draft.model("old"), SoftmaxFloor)
     assert done.rules == {"softmax-floor": 1}
     assert distance(done) <= ROUNDING
@@ -316,62 +311,63 @@ def test_random_masks(form: Joined, fill: float, masks: list[list[int]], scale: 
     assert distance(done, feed(masks, seed, scale)) <= ROUNDING
 
 
-# The family's own judgement.
-
-
-def judged(proto: onnx.ModelProto, *feeds: dict[str, Any]) -> str | None:
-    done = rewritten(proto, SoftmaxFloor)
-    assert done.sites
-    ctx = PassContext(
-        model=done.after,
-        source=done.before,
-        analyses=Analyses(done.before),
-        selection=Selection.of(done.before, (), ()),
-        samples=None,
-        target=Target(),
-        feeds=Samples.of(feeds) if feeds else None,
-    )
-    return accept(ctx, done.before, done.after)
-
-
-@pytest.mark.parametrize("join", FORMS)
-def test_good_masks_are_accepted(join: Joined) -> None:
-    assert judged(attention(join), feed(PARTLY), feed(FULLY)) is None
-
-
-def test_nothing_is_believed_that_cannot_be_run() -> None:
-    assert judged(attention(added_where)) == "believed only where the model can be run"
-
-
-@pytest.mark.parametrize("scale", [1.0, 30.0, 1000.0])
-def test_scores_of_any_size_are_accepted(scale: float) -> None:
-    assert judged(attention(added_where), feed(PARTLY, scale=scale)) is None
-
-
-def test_outputs_that_are_all_zero_have_to_stay_zero() -> None:
+def read_by(*ops: str, attention_mask: bool = True) -> onnx.ModelProto:
+    """Masked weights that go through these operators, one behind the other, to the output."""
     draft = Draft()
-    q, k = draft.input("q", [1, POSITIONS, 4]), draft.input("k", [1, 4, POSITIONS])
+    scores = draft.input("x", ["b", POSITIONS, POSITIONS])
     mask = draft.input("mask", ["b", POSITIONS], TensorProto.INT64)
-    masked = added_where(draft, draft.node("MatMul", [q, k], "scores"), mask, LEAST)
-    weights = draft.node("Softmax", [masked], "p", axis=-1)
-    hidden = draft.const("last", np.array([POSITIONS - 1], np.int64))
-    draft.output(draft.node("Gather", [weights, hidden], "y", axis=2), ["b", POSITIONS, 1])
-    zeros = {"q": np.zeros((1, POSITIONS, 4), np.float32), "k": np.zeros((1, 4, POSITIONS), np.float32)}
-    reason = judged(draft.model("last weight"), {**zeros, "mask": np.array([[1, 1, 1, 1, 1, 0]], np.int64)})
-    assert reason == "the floor leaves output y at -inf dB, 100 dB are asked for (the feed as it is)"
+    tensor = draft.node("Softmax", [added_where(draft, scores, mask, LEAST)], "p", axis=-1)
+    for i, op in enumerate(ops):
+        others = {"MatMul": [draft.input(f"v{i}", ["b", POSITIONS, POSITIONS])], "Pow": [number(draft, 0.1)]}
+        tensor = draft.node(op, [tensor, *others.get(op, [])], f"r{i}")
+    draft.output(tensor, ["b", POSITIONS, POSITIONS])
+    return draft.model("read")
 
 
-def test_inputs_of_masks_are_found_through_values_not_shapes() -> None:
-    model = Model.from_proto(attention(added_where))
-    scope = Scope(model, Selection.of(model, (), ()), Limits(0))
-    assert mask_inputs(model, list(places(scope))) == ["mask"]
+@pytest.mark.parametrize(
+    "ops", [("MatMul",), ("Transpose", "Transpose", "MatMul"), ("Dropout", "Identity", "MatMul", "Log")]
+)
+def test_weights_that_are_summed_up_get_a_floor(ops: tuple[str, ...]) -> None:
+    assert rewritten(read_by(*ops), SoftmaxFloor).rules == {"softmax-floor": 1}
 
 
-def test_masks_are_varied_and_nothing_else() -> None:
-    given = feed(PARTLY)
-    found = dict(variations(given, ["mask"]))
-    assert [value["mask"].mean() for value in found.values()] == [pytest.approx(8 / 12), 0, 1, 0.5, 0.5]
-    assert all(value["q"] is given["q"] for value in found.values())
+@pytest.mark.parametrize(
+    "ops", [(), ("Log",), ("Pow",), ("Sqrt",), ("Transpose",), ("Identity", "Log"), ("Shrink", "MatMul")]
+)
+def test_weights_that_show_how_small_they_are_stay(ops: tuple[str, ...]) -> None:
+    done = rewritten(read_by(*ops), SoftmaxFloor)
+    assert not done.sites
+    assert done.reasons("softmax-floor") == ["its weights are read by more than products"]
+
+
+def test_a_guard_against_nan_is_no_reader_that_counts() -> None:
+    draft = Draft()
+    scores, v = draft.input("x", ["b", POSITIONS, POSITIONS]), draft.input("v", ["b", POSITIONS, 4])
+    mask = draft.input("mask", ["b", POSITIONS], TensorProto.INT64)
+    weights = draft.node("Softmax", [added_where(draft, scores, mask, -np.inf)], "p", axis=-1)
+    guarded = draft.node("Where", [draft.node("IsNaN", [weights], "nan"), number(draft, 0.0), weights], "g")
+    draft.output(draft.node("MatMul", [guarded, v], "y"), ["b", POSITIONS, 4])
+    done = rewritten(draft.model("guarded"), SoftmaxFloor)
+    assert done.rules == {"softmax-floor": 1}
+    rng = np.random.default_rng(0)
+    given = {
+        "x": rng.standard_normal((2, POSITIONS, POSITIONS)).astype(np.float32),
+        "v": rng.standard_normal((2, POSITIONS, 4)).astype(np.float32),
+        "mask": np.asarray([[0] * POSITIONS, [1, 1, 0, 0, 0, 0]]),
+    }
+    before, after = both(done, given)
+    np.testing.assert_array_equal(before["y"], after["y"])
+
+
+def test_masks_put_together_in_many_ways_are_read_once() -> None:
+    draft = Draft()
+    scores, v = draft.input("x", [POSITIONS, POSITIONS]), draft.input("v", [POSITIONS, 4])
+    mask = draft.input("m", [POSITIONS, 1])
+    for level in range(40):
+        mask = draft.node("Add", [mask, mask], f"m{level}")
+    weights = draft.node("Softmax", [draft.node("Add", [scores, mask], "s")], "p", axis=-1)
+    draft.output(draft.node("MatMul", [weights, v], "y"), [POSITIONS, 4])
+    assert not rewritten(draft.model("deep"), SoftmaxFloor).sites
 
 
 def test_the_pass_needs_no_samples() -> None:
