@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.pipeline.affine import Arithmetic, read_arithmetic
 from graphopt.pipeline.contract import PassOptions, Safety, Site, Skip
 from graphopt.pipeline.families import Family
@@ -123,9 +124,9 @@ class DepthwiseShift(FamilyPass[DepthwiseShiftOptions]):
 
 def _from_convolution(tensor: gs.Tensor, scope: Scope) -> bool:
     node = scope.editor.producer(tensor)
-    while node is not None and node.op in KEEPS_LAYOUT and not node.domain:
+    while node is not None and node.op in KEEPS_LAYOUT and in_standard_domain(node):
         node = scope.editor.producer(node.inputs[0])
-    return node is not None and node.op == "Conv" and not node.domain
+    return node is not None and node.op == "Conv" and in_standard_domain(node)
 
 
 def _convolutions(tensor: gs.Tensor, scope: Scope) -> list[Layer] | str:

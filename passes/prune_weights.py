@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from graphopt.analysis.ranking import Smallest, in_chunks
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.editor import GraphEditor
 from graphopt.model.store import WeightStore
 from graphopt.pipeline.contract import Json, Pass, PassContext, PassOptions, PassResult, Refusal, Safety, Site, Skip
@@ -193,7 +194,7 @@ class PruneWeights(Pass[PruneWeightsOptions]):
         skipped: list[Skip] = []
         overridable = frozenset(spec.name for spec in ctx.model.interface.overridable)
         for node in ctx.editor.nodes():
-            if node.op not in self.options.op_types or (node.domain or "") not in ("", "ai.onnx"):
+            if node.op not in self.options.op_types or not in_standard_domain(node):
                 continue
             if not ctx.selection.allows(node):
                 continue

@@ -6,6 +6,7 @@ import math
 
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.editor import GraphEditor
 
 
@@ -17,6 +18,8 @@ def clip_bounds(editor: GraphEditor, node: gs.Node) -> tuple[float, float] | Non
     Returns:
         ``None`` for any other node, and where a bound is not one constant number.
     """
+    if not in_standard_domain(node):
+        return None
     if node.op == "Relu":
         return 0.0, math.inf
     if node.op != "Clip":

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.model import Model
 
 
@@ -36,7 +37,7 @@ def node_costs(model: Model) -> tuple[NodeCost, ...]:
     for node in model.editor.nodes():
         constants = [c for t in node.inputs if (c := model.editor.constant(t)) is not None]
         count = _MACS.get(node.op)
-        macs = count(model, node) if count is not None and node.domain in ("", "ai.onnx", None) else 0
+        macs = count(model, node) if count is not None and in_standard_domain(node) else 0
         found.append(
             NodeCost(node.name, node.op, macs, sum(c.size for c in constants), sum(c.nbytes for c in constants))
         )

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.editor import GraphEditor
 from graphopt.model.model import Model
 
-STANDARD_DOMAINS = ("", "ai.onnx")
 MOVERS = frozenset({"Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 """Operators that hand a dequantized weight on as it is."""
 INTEGERS = frozenset({"int2", "int4", "int8", "int16", "int32", "uint2", "uint4", "uint8", "uint16"})
@@ -29,7 +29,7 @@ def quantized_weights(model: Model) -> list[tuple[gs.Node, str]]:
 
 
 def _dequantizes_a_constant(node: gs.Node, editor: GraphEditor) -> bool:
-    standard = node.op == "DequantizeLinear" and (node.domain or "") in STANDARD_DOMAINS
+    standard = node.op == "DequantizeLinear" and in_standard_domain(node)
     return standard and editor.constant(node.inputs[0]) is not None
 
 

@@ -253,19 +253,30 @@ class Model:
         if self._settled is not None and self._settled.same_as(State.of(*self._bare())):
             return ()
         algorithms.remove_dead_code(self._graph)
-        algorithms.sort_graph(self._graph)
         notes = []
         if gone := envelope.drop_unused_initializers(self._graph):
             notes.append(f"{len(gone)} unused initializers removed ({_listed(gone)})")
         if gone := envelope.settle_annotations(self._graph):
             notes.append(f"quantization annotations of removed tensors dropped ({_listed(gone)})")
         envelope.check_training(self._header, self._graph)
+        self.settle()
+        return tuple(notes)
+
+    def settle(self) -> None:
+        """What ``finish`` does in the middle of editing: sorts and infers, and takes no node away.
+
+        Raises:
+            ModelError: GO-304 and GO-307 as ``finish``.
+        """
+        self.editor.flush()
+        algorithms.sort_graph(self._graph)
         self._infer(source=False)
         envelope.refresh_values(self._graph)
-        return tuple(notes)
 
     def raise_opset(self, version: int) -> tuple[str, ...]:
         """Raises the standard operator set to ``version`` by graphopt's own adapters; never lowers it.
+
+        Nodes that somebody holds stay in the model, dead ones too: ``finish`` takes those away.
 
         Where it raises, some nodes may be rewritten already: call it on a clone that can be dropped.
 
@@ -287,7 +298,8 @@ class Model:
             notes += (f"IR version {self.ir_version} raised to {needed}",)
             self._header.ir_version = needed
         self._graph.opset = version
-        return notes + self.finish()
+        self.settle()
+        return notes
 
     # Writing
 

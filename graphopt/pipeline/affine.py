@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.pipeline.rules import Array, Dims, Scope, fits_into, in_standard_domain
+from graphopt.model.domains import in_standard_domain
+from graphopt.pipeline.rules import Array, Dims, Scope, fits_into
 
 ARITHMETIC = frozenset({"Add", "Div", "Mul", "Sub"})
 

@@ -42,6 +42,8 @@ def apply_families(scope: Scope, families: Sequence[Family]) -> tuple[list[Site]
     graph_rules = [rule for rule in rules if isinstance(rule, GraphRule)]
     sites: list[Site] = []
     for _ in range(ROUNDS):
+        if sites:  # a model in which nothing fires is left as it is, dead code and all
+            scope.remove_dead_code()
         changed, left = rewrite(scope, node_rules)
         for rule in graph_rules:
             done, refused = rule.apply(scope)

@@ -51,9 +51,9 @@ class FoldBatchNorm(Rule):
         change = _folded(node, layer, scope)
         if change is None:
             return self.skip(node, f"the statistics do not fit the weights of {label(layer)}")
-        if not change.finite:
+        if not change.in_range:
             return self.skip(
-                node, f"the folded weights of {label(layer)} are not finite in {change.layer.weight.dtype}"
+                node, f"the folded weights of {label(layer)} are out of the range of {change.layer.weight.dtype}"
             )
         site = self.site(node, f"folded into {layer.op} {label(layer)}", channels=change.layer.outputs)
         change.store(scope)

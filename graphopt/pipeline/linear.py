@@ -7,14 +7,18 @@ a scale or a shift on either side becomes part of both.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.pipeline.affine import Affine, Arithmetic, read_arithmetic
-from graphopt.pipeline.rules import Array, Dims, Scope, in_standard_domain, label
+from graphopt.pipeline.rules import Array, Dims, Scope, label
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+HELD = 1e-18
+"""Beside a parameter of this size one below 1e-38 does not show."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +154,8 @@ class Change:
     bias: Array | None
 
     @property
-    def finite(self) -> bool:
-        """Whether nothing left the range of its type."""
+    def in_range(self) -> bool:
+        """Whether nothing left the range of its type, see ``narrowed``."""
         return all(value is None or bool(np.isfinite(value).all()) for value in (self.weight, self.bias))
 
     def store(self, scope: Scope) -> None:
@@ -178,13 +182,33 @@ def read_layer(node: gs.Node, scope: Scope) -> Layer | None:
     return Layer(node, weight, *channels, bias=_bias(bare, scope))
 
 
+def narrowed(exact: Array, dtype: np.dtype[Any]) -> Array:
+    """Parameters in the type of their layer; the caller refuses what is infinite or NaN.
+
+    In float32 and float64 a number that would be denormal becomes 0, beside others of at least ``HELD`` in the same
+    tensor; NaN where there are none: all that the layer computes might be that small. Float16 lives with denormals.
+
+    Args:
+        exact: float64.
+        dtype: float16, float32 or float64.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        value = exact.astype(dtype)
+    if dtype.itemsize < 4:
+        return value
+    lost = (np.abs(value) < np.finfo(dtype).tiny) & (exact != 0)
+    if lost.any():
+        value[lost] = 0 if np.abs(value).max() >= HELD else np.nan
+    return value
+
+
 def scaled_after(layer: Layer, affine: Affine) -> Change | None:
     """``affine`` applied to y, as part of the layer; ``None`` where the bias is unknown or has no place."""
     if layer.bias is None or not (layer.holds_bias or not affine.shift.any()):
         return None
-    with np.errstate(over="ignore"):  # the caller looks for infinities
-        weight = (layer.weight.astype(np.float64) * layer.by_output(affine.scale)).astype(layer.weight.dtype)
-        bias = (layer.bias * affine.scale + affine.shift).astype(layer.weight.dtype)
+    dtype = layer.weight.dtype
+    weight = narrowed(layer.weight.astype(np.float64) * layer.by_output(affine.scale), dtype)
+    bias = narrowed(layer.bias * affine.scale + affine.shift, dtype)
     return Change(layer, None if (affine.scale == 1).all() else weight, bias if layer.holds_bias else None)
 
 
@@ -193,11 +217,10 @@ def scaled_before(layer: Layer, affine: Affine) -> Change | None:
     shifts = bool(affine.shift.any())
     if shifts and (layer.pads or layer.bias is None or not layer.holds_bias):
         return None
-    bias = None
-    with np.errstate(over="ignore"):  # the caller looks for infinities
-        weight = (layer.weight.astype(np.float64) * layer.by_input(affine.scale)).astype(layer.weight.dtype)
-        if shifts and layer.bias is not None:
-            bias = (layer.bias + layer.response(affine.shift)).astype(layer.weight.dtype)
+    bias, dtype = None, layer.weight.dtype
+    weight = narrowed(layer.weight.astype(np.float64) * layer.by_input(affine.scale), dtype)
+    if shifts and layer.bias is not None:
+        bias = narrowed(layer.bias + layer.response(affine.shift), dtype)
     return Change(layer, None if (affine.scale == 1).all() else weight, bias)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.pipeline.contract import Site, Skip
-from graphopt.pipeline.rules import Rule, Scope, in_standard_domain
+from graphopt.pipeline.rules import Rule, Scope
 
 
 def rewrite(scope: Scope, rules: Sequence[Rule]) -> tuple[list[Site], list[Skip]]:

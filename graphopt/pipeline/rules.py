@@ -28,7 +28,6 @@ from graphopt.runtime.target import Target
 Array = npt.NDArray[Any]
 Dims = tuple[int | str | None, ...]
 
-STANDARD_DOMAINS = ("", "ai.onnx")
 PACKING = frozenset({"Attention", "Conv", "ConvTranspose", "DeformConv", "GRU", "Gemm", "LSTM", "MatMul", "RNN"})
 """Operators whose kernels lay out a constant weight ahead of time and then may sum in another order."""
 
@@ -113,11 +112,11 @@ class Scope:
 
     def used(self, tensor: gs.Tensor) -> bool:
         """Whether any node or graph output takes ``tensor``."""
-        return bool(tensor.outputs) or self.editor.is_output(tensor)
+        return bool(self.editor.consumers(tensor)) or self.editor.is_output(tensor)
 
     def only_user(self, tensor: gs.Tensor, node: gs.Node) -> bool:
         """Whether ``node`` alone takes ``tensor``, which is not a graph output."""
-        return all(user is node for user in tensor.outputs) and not self.editor.is_output(tensor)
+        return all(user is node for user in self.editor.consumers(tensor)) and not self.editor.is_output(tensor)
 
     def may_become_constant(self, tensor: gs.Tensor) -> bool:
         """Whether ``tensor`` may turn into an initializer.
@@ -152,6 +151,13 @@ class Scope:
             return True
         fixed = self.editor.is_input(source) or self.editor.is_output(source)
         return self.editor.producer(source) is not None and not fixed
+
+    def remove_dead_code(self) -> None:
+        """Remove what no output needs, so that a dead user never counts as another user."""
+        held = self.editor.nodes()
+        if self.editor.remove_dead_code():
+            alive = {id(node) for node in self.editor.nodes()}
+            self.removed.update((id(node), node) for node in held if id(node) not in alive)
 
     def bypass(self, node: gs.Node, index: int = 0) -> None:
         """Let the users of output 0 take input ``index``, and remove the node."""
@@ -264,11 +270,6 @@ class GraphRule(abc.ABC):
 def label(node: gs.Node) -> str:
     """What reports call a node: its name, or its first output's where it has none."""
     return str(node.name or (node.outputs[0].name if len(node.outputs) else node.op))
-
-
-def in_standard_domain(node: gs.Node) -> bool:
-    """Whether a node is of the operator set every runtime knows."""
-    return (node.domain or "") in STANDARD_DOMAINS
 
 
 def static(shape: Dims | None) -> tuple[int, ...] | None:

@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.pipeline.contract import Safety, Site, Skip
-from graphopt.pipeline.rules import Dims, Rule, Scope, in_standard_domain, label
+from graphopt.pipeline.rules import Dims, Rule, Scope, label
 
 _TYPES = (np.float32, np.float64)
 
@@ -23,7 +24,8 @@ class GateAdd(Rule):
     Proof: x + x · g = x · (g + 1), of the shape of x · g either way. The first form rounds x · g and the sum, the
     second g + 1 and the product: both within one rounding of |x| + |x · g|. That bounds the difference relative to
     the output unless g lies within 1 % of -1 for all of a tensor, where the second form is the better one; gates
-    (Sigmoid, HardSigmoid, Softmax) are ≥ 0.
+    (Sigmoid, HardSigmoid, Softmax) are ≥ 0. Where x is infinite and g below -1, or x · g overflows, the first form
+    gives NaN or infinity and the second what is meant.
     Effect: an addition over x becomes one over g. Measured against all other rules without this one, one thread,
     AVX2: ppocr_v4_det (8 nodes) 1.01x [1.00, 1.02].
     Refuses: g as large as x (as many operations as before); a second reader of x · g.

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.graph import RawAttribute, node_bodies
 from graphopt.passes.fuse.order import nodes_in_order
 from graphopt.pipeline.contract import Safety, Site, Skip
-from graphopt.pipeline.rules import Array, GraphRule, Scope, in_standard_domain, label
+from graphopt.pipeline.rules import Array, GraphRule, Scope, label
 
 _RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial"})
 _RANDOM |= {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}

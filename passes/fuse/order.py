@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_graphsurgeon as gs
 
-from graphopt.model.algorithms import stable_order
+from graphopt.model.algorithms import needed_tensors, stable_order
 from graphopt.pipeline.rules import Scope
 
 
@@ -16,7 +16,7 @@ def nodes_in_order(scope: Scope) -> list[gs.Node]:
     position = {id(node): place for place, node in enumerate(nodes)}
 
     def before(place: int) -> list[int]:
-        producers = (scope.editor.producer(t) for t in nodes[place].inputs if not t.is_empty())
+        producers = (scope.editor.producer(t) for t in needed_tensors(nodes[place]))
         return [position[id(p)] for p in producers if p is not None and id(p) in position]
 
     return [nodes[place] for place in stable_order(len(nodes), before)]

@@ -21,7 +21,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.analysis.clipping import clip_bounds
-from graphopt.pipeline.rules import Scope, in_standard_domain, label
+from graphopt.model.domains import in_standard_domain
+from graphopt.pipeline.rules import Scope, label
 
 RELATIVE = 1e-6
 """Two constants are one number if they are no farther apart than this, relative to the larger."""

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from graphopt.passes.quantize.calibrate import Calibrated, Work, calibrate, prepared
+from graphopt.passes.quantize.calibrate import Calibrated, Work, calibrate, left_out, prepared
 from graphopt.passes.quantize.candidates import default_placement
 from graphopt.passes.quantize.choose import Bench
 from graphopt.passes.quantize.emit import emit
@@ -140,7 +140,7 @@ class Quantize(Pass[QuantizeOptions]):
         integer, corrected = self._choose(work, calibrated, bench, ctx)
         if not integer:
             return PassResult(False, skipped=skipped, summary=trial_figures(bench), notes=(not_worth(bench),))
-        notes = prepare(ctx.model)
+        notes = prepare(ctx.model, left_out(ctx))
         plan = replace(calibrated.whole.plan(limit_pairs=limit, correct_biases=corrected), integer=integer)
         emit(ctx.model, plan)
         decided = {

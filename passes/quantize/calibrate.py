@@ -92,16 +92,22 @@ class Calibrated:
         return self.whole.activations.elements
 
 
+def left_out(ctx: PassContext) -> frozenset[str]:
+    """Names of the tensors of nodes that the user keeps from this pass; they stay the same in clones."""
+    nodes = (node for node in ctx.editor.nodes() if not ctx.selection.allows(node))
+    return frozenset(tensor.name for node in nodes for tensor in node.outputs)
+
+
 def prepared(ctx: PassContext) -> Work:
     """A prepared clone of the candidate.
 
     Raises:
         Refusal: the opset cannot be raised.
     """
-    blocked = {tensor.name for node in ctx.editor.nodes() if not ctx.selection.allows(node) for tensor in node.outputs}
+    blocked = left_out(ctx)
     model = ctx.model.clone()
     try:
-        prepare(model)
+        prepare(model, blocked)
     except ModelError as error:
         raise Refusal(f"the opset cannot be raised to 13: {error.what}", error.where) from error
     units = find_units(model)

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Collection
 
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.model import Model
 
 LEAST_OPSET = 13
 """Per-channel QuantizeLinear and DequantizeLinear exist since opset 13."""
 
 
-def prepare(model: Model) -> tuple[str, ...]:
+def prepare(model: Model, left_out: Collection[str] = ()) -> tuple[str, ...]:
     """Rewrite ``model`` in place; equal up to rounding.
+
+    Args:
+        model: the float model.
+        left_out: names of the tensors that nodes compute which the user keeps from this pass. What would keep the whole
+            model from running is rewritten all the same.
 
     Returns:
         What was done, in whole sentences.
@@ -24,17 +33,17 @@ def prepare(model: Model) -> tuple[str, ...]:
         before = model.opset
         model.raise_opset(LEAST_OPSET)
         notes.append(f"The opset was raised from {before} to {LEAST_OPSET}, the first with per-channel weights.")
-    if _pool_means(model) + _pad_every_axis(model):
+    if _pool_means(model, left_out) + _pad_every_axis(model):
         model.finish()
     return tuple(notes)
 
 
-def _pool_means(model: Model) -> int:
+def _pool_means(model: Model, left_out: Collection[str]) -> int:
     """ReduceMean over the two spatial axes becomes GlobalAveragePool, which has an integer kernel."""
     editor = model.editor
     done = 0
     for node in editor.nodes():
-        if node.op != "ReduceMean" or not _is_spatial(model, node):
+        if node.op != "ReduceMean" or node.outputs[0].name in left_out or not _is_spatial(model, node):
             continue
         pooled = editor.add_node(
             "GlobalAveragePool", [node.inputs[0]], name=f"{node.name or node.outputs[0].name}_pool"
@@ -72,12 +81,11 @@ def _pad_every_axis(model: Model) -> int:
     return done
 
 
-def _is_spatial(model: Model, node: object) -> bool:
-    import onnx_graphsurgeon as gs
-
-    assert isinstance(node, gs.Node)
+def _is_spatial(model: Model, node: gs.Node) -> bool:
+    if not in_standard_domain(node):
+        return False
     shape = model.shape_of(node.inputs[0])
-    if shape is None or len(shape) != 4:
+    if shape is None or len(shape) != 4 or model.dtype_of(node.inputs[0]) != np.float32:
         return False
     axes = node.attrs.get("axes")
     if axes is None and len(node.inputs) > 1:

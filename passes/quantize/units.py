@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.analysis.clipping import clip_bounds
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.editor import GraphEditor
 from graphopt.model.model import Model
 
@@ -122,7 +123,7 @@ def find_units(model: Model) -> Units:
     names: set[str] = set()
     for node in model.editor.nodes():
         form = _FORMS.get(node.op)
-        if form is None or node.domain not in (None, "", "ai.onnx") or id(node) in taken:
+        if form is None or not in_standard_domain(node) or id(node) in taken:
             continue
         label = node.name or node.outputs[0].name
         try:
@@ -239,7 +240,12 @@ def _matmul(finder: _Finder, node: gs.Node) -> Unit | None:
     if weight is None:
         return None
     add = finder.sole_consumer(node)
-    if add is not None and add.op == "Add" and finder.model.shape_of(node.inputs[0]) is not None:
+    if (
+        add is not None
+        and add.op == "Add"
+        and in_standard_domain(add)
+        and finder.model.shape_of(node.inputs[0]) is not None
+    ):
         other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
         bias = finder.editor.constant(other)
         if bias is not None and bias.dtype == np.float32 and bias.shape == (weight.shape[1],):

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from graphopt.analysis.channels import Channels, Use
 from graphopt.analysis.moments import Window, sample_positions
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.model import Model
 from graphopt.passes.remove_channels.surgery import Removal, constant
 
@@ -138,7 +139,7 @@ def find_sites(model: Model, channels: Channels) -> list[Site]:
     found = []
     for node in model.editor.nodes():
         use = channels.facts.uses.get((id(node), 1))
-        if use is None or use.value.dtype != np.float32 or node.domain not in ("", "ai.onnx", None):
+        if use is None or use.value.dtype != np.float32 or not in_standard_domain(node):
             continue
         make = {"Conv": _conv, "Gemm": _gemm, "MatMul": _matmul}.get(node.op)
         site = make(model, node, use) if make is not None and len(use.columns) == 1 else None

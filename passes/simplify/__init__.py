@@ -112,7 +112,10 @@ class Simplify(Pass[SimplifyOptions]):
         before = len(ctx.editor.nodes())
         limits = Limits(options.max_fold_bytes)
         scope = Scope(ctx.model, ctx.selection, limits, options.exact_only)
-        sites, skips = rewrite(scope, self._rules(ctx.model.opset))
+        # Dead code first: a dead user must not count as another user.
+        dead, _ = rewrite(scope, [DeadNode()])
+        done, skips = rewrite(scope, self._rules(ctx.model.opset))
+        sites = [*dead, *done]
         counts = Counter(site.rule for site in sites)
         return PassResult(
             modified=bool(sites),

@@ -8,9 +8,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import RuntimeFailure
+from graphopt.model.domains import in_standard_domain
 from graphopt.passes.simplify.evaluate import Evaluator
 from graphopt.pipeline.contract import Safety, Site, Skip
-from graphopt.pipeline.rules import Array, Rule, Scope, in_standard_domain
+from graphopt.pipeline.rules import Array, Rule, Scope
 
 _RANDOM = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.pipeline.contract import Safety, Site, Skip
 from graphopt.pipeline.rules import Array, Rule, Scope, label
 
@@ -32,7 +33,9 @@ class MatMulAdd(Rule):
         """See ``Rule.apply``."""
         for index in (0, 1):
             product = scope.editor.producer(node.inputs[index])
-            if product is None or product.op != "MatMul" or not _fits(product, scope.constant(node, 1 - index), scope):
+            if product is None or product.op != "MatMul" or not in_standard_domain(product):
+                continue
+            if not _fits(product, scope.constant(node, 1 - index), scope):
                 continue
             if not scope.selection.allows(product):
                 return self.skip(node, f"{label(product)} is left out by only/skip")

@@ -45,7 +45,7 @@ class AddZero(Rule):
     Pattern: x + (+0), (+0) + x, x - (-0).
     Conditions: as for `neutral-operand`, with a constant of zeros of any sign.
     Proof: equal to x for every x but -0.0, where the sum is +0.0; the two compare equal.
-    Refuses: a direct user that tells the two zeros apart (Div, Reciprocal, Pow).
+    Refuses: a user that tells the two zeros apart (Div, Reciprocal, Pow), behind views too.
     """
 
     name: ClassVar[str] = "add-zero"
@@ -53,18 +53,33 @@ class AddZero(Rule):
     ops: ClassVar[frozenset[str] | None] = frozenset({"Add", "Sub"})
 
     _SEES_THE_SIGN: ClassVar[frozenset[str]] = frozenset({"Div", "Reciprocal", "Pow"})
+    _HANDS_ON: ClassVar[frozenset[str]] = frozenset(
+        {"Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose"}
+        | {"Unsqueeze"}
+    )
 
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """See ``Rule.apply``."""
         kept = _kept_operand(node, scope, lambda op, value: is_filled(value, 0))
         if kept is None:
             return None
-        users = scope.editor.consumers(node.outputs[0])
-        if any(user.op in self._SEES_THE_SIGN for user in users):
+        if self._sign_is_seen(node.outputs[0], scope):
             return None
         site = self.site(node, f"removed {node.op} of zero")
         scope.bypass(node, kept)
         return site
+
+    def _sign_is_seen(self, tensor: gs.Tensor, scope: Scope) -> bool:
+        stack, seen = [tensor], {id(tensor)}
+        while stack:
+            for user in scope.editor.consumers(stack.pop()):
+                if user.op in self._SEES_THE_SIGN:
+                    return True
+                if user.op in self._HANDS_ON:
+                    fresh = [t for t in user.outputs if id(t) not in seen]
+                    seen.update(id(t) for t in fresh)
+                    stack.extend(fresh)
+        return False
 
 
 def _kept_operand(node: gs.Node, scope: Scope, neutral: Callable[[str, Array], bool]) -> int | None:

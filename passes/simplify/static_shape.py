@@ -7,6 +7,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.pipeline.contract import Safety, Site, Skip
 from graphopt.pipeline.rules import Array, Dims, Rule, Scope, static
 
@@ -47,7 +48,7 @@ def _value(node: gs.Node, scope: Scope) -> Array | None:
         sizes = static(scope.shape(node.inputs[0]))
         return None if sizes is None else np.array(np.prod(sizes, dtype=np.int64), np.int64)
     producer = scope.editor.producer(node.inputs[0])
-    if producer is None or producer.op != "Shape":
+    if producer is None or producer.op != "Shape" or not in_standard_domain(producer):
         return None
     dims = _dims(producer, scope)
     if dims is None:

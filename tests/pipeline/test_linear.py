@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from graphopt.model.model import Model
 from graphopt.pipeline.affine import Affine
-from graphopt.pipeline.linear import Layer, read_layer, scaled_after, scaled_before
+from graphopt.pipeline.linear import Layer, narrowed, read_layer, scaled_after, scaled_before
 from graphopt.pipeline.rules import Limits, Scope
 from graphopt.pipeline.selection import Selection
 from graphopt.runtime.session import open_session
@@ -77,11 +77,11 @@ def test_a_change_on_either_side_is_what_it_stands_for(op: str, options: dict[st
     expected = y * after.scale.reshape(-1, *tail) + after.shift.reshape(-1, *tail)
 
     first = scaled_before(found, before)
-    assert first is not None and first.finite
+    assert first is not None and first.in_range
     first.store(scope)
     again = read_layer(found.node, scope)
     second = None if again is None else scaled_after(again, after)
-    assert second is not None and second.finite
+    assert second is not None and second.in_range
     second.store(scope)
     scope.model.finish()
     scope.model.check()
@@ -115,7 +115,7 @@ def test_a_bare_product_has_no_place_for_a_shift() -> None:
 def test_what_leaves_the_range_of_its_type_is_seen() -> None:
     _, found = layer("Gemm")
     change = scaled_after(found, Affine(np.full(8, 1e39), np.zeros(8)))
-    assert change is not None and not change.finite
+    assert change is not None and not change.in_range
 
 
 @pytest.mark.parametrize(
@@ -164,3 +164,16 @@ def test_weights_that_are_not_constant_make_no_layer() -> None:
     draft.output(y, [3, 8])
     scope = scope_of(draft)
     assert read_layer(scope.editor.nodes()[0], scope) is None
+
+
+def test_what_would_be_denormal_is_nothing_beside_others() -> None:
+    exact = np.array([1.0, 1e-39, -1e-40, 0.0])
+    assert narrowed(exact, np.dtype(np.float32)).tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert narrowed(exact, np.dtype(np.float64)).tolist() == exact.tolist()
+    assert narrowed(np.array([1.0, 1e-6]), np.dtype(np.float16))[1] > 0
+
+
+def test_what_is_as_small_as_a_whole_is_out_of_range() -> None:
+    _, found = layer("Gemm")
+    change = scaled_after(found, Affine(np.full(8, 1e-44), np.zeros(8)))
+    assert change is not None and not change.in_range

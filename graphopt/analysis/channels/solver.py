@@ -14,6 +14,7 @@ from graphopt.analysis.channels.groups import Channels, collect
 from graphopt.analysis.channels.op import Facts, Op, Unknown, Use
 from graphopt.analysis.channels.table import READS_SIZES, RULES
 from graphopt.analysis.channels.values import LIMIT, MOVES, Array, Dim, Value, elements, evaluate, lift, lower, move
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.model import Model
 
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "ReduceProd", "Transpose", "ConstantOfShape", "Range"}
@@ -59,7 +60,7 @@ def _link(facts: Facts, node: gs.Node) -> None:
     if _follow_value(op):
         return
     _guard_sizes(op)
-    rule = RULES.get(node.op) if node.domain in ("", "ai.onnx", None) else None
+    rule = RULES.get(node.op) if in_standard_domain(node) else None
     try:
         if rule is None:
             raise Unknown(_why_unknown(node))
@@ -72,7 +73,7 @@ def _link(facts: Facts, node: gs.Node) -> None:
 def _why_unknown(node: gs.Node) -> str:
     if node.op in ("QuantizeLinear", "DequantizeLinear"):
         return "it is quantized already (Q/DQ)"
-    name = node.op if node.domain in ("", "ai.onnx", None) else f"{node.domain}::{node.op}"
+    name = node.op if in_standard_domain(node) else f"{node.domain}::{node.op}"
     return f"no rule for the operator {name}"
 
 
@@ -106,7 +107,7 @@ def _check_sizes(op: Op) -> None:
 def _follow_value(op: Op) -> bool:
     """Follow a small integer tensor instead of its axes; whether this operator is one that makes such a tensor."""
     node = op.node
-    if len(node.outputs) != 1 or node.domain not in ("", "ai.onnx", None):
+    if len(node.outputs) != 1 or not in_standard_domain(node):
         return False
     result = _shape_value(op) if node.op == "Shape" else _computed_value(op)
     if result is None:

@@ -7,9 +7,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.passes.fuse.linear.linear_readers import frozen_weight
 from graphopt.pipeline.contract import Safety, Site, Skip
-from graphopt.pipeline.linear import Change, Layer, read_layer
+from graphopt.pipeline.linear import Change, Layer, narrowed, read_layer
 from graphopt.pipeline.rules import Rule, Scope, label
 
 
@@ -36,7 +37,7 @@ class ComposeConvs(Rule):
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """See ``Rule.apply``."""
         before = scope.editor.producer(node.inputs[0])
-        if before is None or before.op != "Conv" or before.domain:
+        if before is None or before.op != "Conv" or not in_standard_domain(before):
             return None
         inner, outer = read_layer(before, scope), read_layer(node, scope)
         if inner is None or outer is None or not _pointwise(outer) or inner.node.attrs.get("group", 1) != 1:
@@ -47,11 +48,17 @@ class ComposeConvs(Rule):
         if reason is not None:
             return self.skip(node, reason)
         change = _composed(inner, outer)
-        if change is None or not change.finite:
-            return self.skip(node, f"its product with {label(before)} is not finite in {inner.weight.dtype}")
+        if change is None or not change.in_range:
+            return self.skip(node, f"its product with {label(before)} is out of the range of {inner.weight.dtype}")
         site = self.site(node, f"composed with {label(before)}", channels=inner.outputs)
         change.store(scope)
-        scope.bypass(node)
+        # The outer Conv's tensor stays: the inner one's has other channels, and rules may have looked at them.
+        composed = scope.editor.add_node(
+            "Conv", list(before.inputs), attrs=before.attrs, outputs=[node.outputs[0]], name=f"{label(before)}_composed"
+        )
+        scope.remove(node)
+        scope.remove(before)
+        scope.touch([composed, *scope.editor.consumers(composed.outputs[0])])
         return site
 
 
@@ -69,7 +76,7 @@ def _why_not(inner: Layer, outer: Layer, scope: Scope) -> str | None:
         return f"its parameters or those of {label(inner.node)} are not all constants of one type"
     if not scope.only_user(inner.result, outer.node):
         return f"the output of {label(inner.node)} has another user or is a graph output"
-    return None if scope.can_bypass(outer.node) else "both of its ends are fixed names"
+    return None
 
 
 def _composed(inner: Layer, outer: Layer) -> Change | None:
@@ -77,7 +84,6 @@ def _composed(inner: Layer, outer: Layer) -> Change | None:
     if inner.bias is None or outer.bias is None:
         return None
     dtype, across = inner.weight.dtype, outer.weight.reshape(outer.outputs, inner.outputs).astype(np.float64)
-    with np.errstate(over="ignore"):  # infinities are looked for by the caller
-        weight = (across @ inner.weight.reshape(inner.outputs, -1).astype(np.float64)).astype(dtype)
-        bias = (across @ inner.bias + outer.bias).astype(dtype)
+    weight = narrowed(across @ inner.weight.reshape(inner.outputs, -1).astype(np.float64), dtype)
+    bias = narrowed(across @ inner.bias + outer.bias, dtype)
     return Change(inner, weight.reshape(outer.outputs, *inner.weight.shape[1:]), bias)

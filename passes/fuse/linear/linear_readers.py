@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.pipeline.affine import Affine, Arithmetic, read_arithmetic
 from graphopt.pipeline.linear import LAYERS, Change, Layer, read_layer, scaled_before
-from graphopt.pipeline.rules import Dims, Scope, in_standard_domain, label
+from graphopt.pipeline.rules import Dims, Scope, label
 
 MOST_BYTES = 1 << 20
 """A weight that others read too may be stored a second time up to this size: a file of tied weights must not double."""
@@ -100,4 +101,4 @@ def folded_before(layer: Layer, affine: Affine | None) -> Change | str:
         if layer.pads:
             return f"a shift in front of {where} does not reach what it pads"
         return f"{where} has no constant bias for the shift to go to"
-    return change if change.finite else f"the folded weights of {where} are not finite in {layer.weight.dtype}"
+    return change if change.in_range else f"the folded weights of {where} are out of the range of {layer.weight.dtype}"

@@ -54,8 +54,10 @@ class ScaleShiftAfter(Rule):
         change = scaled_after(layer, affine)
         if change is None:  # a shift behind a bare MatMul: nothing a reader would ask about
             return None
-        if not change.finite:
-            return self.skip(node, f"the folded weights of {label(layer.node)} are not finite in {layer.weight.dtype}")
+        if not change.in_range:
+            return self.skip(
+                node, f"the folded weights of {label(layer.node)} are out of the range of {layer.weight.dtype}"
+            )
         site = self.site(node, f"{node.op} folded into {layer.node.op} {label(layer.node)}", channels=layer.outputs)
         change.store(scope)
         scope.bypass(node, arithmetic.kept)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from graphopt.pipeline.rules import Array, Scope, in_standard_domain
+from graphopt.model.domains import in_standard_domain
+from graphopt.pipeline.rules import Array, Scope
 
 FILL = -80.0
 """A constant at most this large masks: its exp, beside scores around 0, is about the smallest normal float32."""

@@ -7,9 +7,10 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.passes.fuse.mask.masks import mask_fill
 from graphopt.pipeline.contract import Safety, Site, Skip
-from graphopt.pipeline.rules import Dims, Rule, Scope, in_standard_domain, label
+from graphopt.pipeline.rules import Dims, Rule, Scope, label
 
 DEPTH = 60.0
 """How far below the largest score of its row a score may lie: exp(-60) = 9e-27. Products with such weights are normal

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.passes.fuse.patterns import operand_and_scalar, producer, scalar
 from graphopt.pipeline.rules import Array, Dims, Scope, fits_into
 
@@ -252,7 +253,7 @@ def _next(scope: Scope, node: gs.Node, op: str, fit: Fit) -> tuple[gs.Node, Arra
     """The one user of a node, where it is an ``op`` with a constant that fits."""
     result = node.outputs[0]
     users = scope.editor.consumers(result)
-    if len(users) != 1 or users[0].op != op or users[0].domain or scope.editor.is_output(result):
+    if len(users) != 1 or users[0].op != op or not in_standard_domain(users[0]) or scope.editor.is_output(result):
         return None
     user = users[0]
     index = constant_index(scope, user)

@@ -8,9 +8,10 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.passes.fuse.pads.padding import ConstantPad, constant_pad, never_negative, window_pads
 from graphopt.pipeline.contract import Safety, Site, Skip
-from graphopt.pipeline.rules import Rule, Scope, in_standard_domain, label
+from graphopt.pipeline.rules import Rule, Scope, label
 
 
 class AbsorbPad(Rule):

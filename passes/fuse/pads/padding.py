@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import onnx_graphsurgeon as gs
 
 from graphopt.analysis.clipping import clip_bounds
-from graphopt.pipeline.rules import Scope, in_standard_domain
+from graphopt.model.domains import in_standard_domain
+from graphopt.pipeline.rules import Scope
 
 _NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Exp", "Abs", "ReduceL2"})
 _PASSES_SIGN_ON = frozenset({"AveragePool", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool"})
@@ -76,7 +77,7 @@ def never_negative(tensor: gs.Tensor, scope: Scope) -> bool:
         if node is None or not in_standard_domain(node):
             return False
         bounds = clip_bounds(scope.editor, node)
-        if node.op in _NEVER_NEGATIVE or (bounds is not None and bounds[0] >= 0):
+        if node.op in _NEVER_NEGATIVE or (bounds is not None and min(bounds) >= 0):
             return True
         if node.op not in _PASSES_SIGN_ON or node.outputs[0] is not tensor:
             return False

@@ -8,11 +8,12 @@ from typing import ClassVar
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.passes.fuse.order import sweep
 from graphopt.passes.fuse.shapes.shape_facts import ShapeFacts
 from graphopt.passes.fuse.shapes.symbols import Term
 from graphopt.pipeline.contract import Safety, Site, Skip
-from graphopt.pipeline.rules import GraphRule, Scope, in_standard_domain, label
+from graphopt.pipeline.rules import GraphRule, Scope, label
 
 
 class ReshapeTargets(GraphRule):

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.passes.fuse.order import nodes_in_order
 from graphopt.passes.fuse.shapes.shape_dims import DIMS
 from graphopt.passes.fuse.shapes.shape_values import VALUES
 from graphopt.passes.fuse.shapes.symbols import Algebra, Term
-from graphopt.pipeline.rules import Scope, in_standard_domain
+from graphopt.pipeline.rules import Scope
 
 Sizes = tuple[Term, ...]
 Elements = npt.NDArray[Any]

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.passes.fuse.shapes.shape_facts import ShapeFacts, Sizes
 from graphopt.passes.fuse.views.views import is_view
-from graphopt.pipeline.rules import Scope, in_standard_domain
+from graphopt.pipeline.rules import Scope
 
 _UNARY = frozenset({"Abs", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Mish", "Neg"})
 _UNARY |= {"Reciprocal", "Relu", "Selu", "Sigmoid", "Softplus", "Sqrt", "Tanh"}

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import onnx_graphsurgeon as gs
 
+from graphopt.model.domains import in_standard_domain
 from graphopt.pipeline.contract import Safety, Site, Skip
-from graphopt.pipeline.rules import Rule, Scope, in_standard_domain, label
+from graphopt.pipeline.rules import Rule, Scope, label
 
 
 class ComposeTransposes(Rule):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from graphopt.pipeline.rules import Dims, Scope, in_standard_domain, static
+from graphopt.model.domains import in_standard_domain
+from graphopt.pipeline.rules import Dims, Scope, static
 
 VIEWS = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 

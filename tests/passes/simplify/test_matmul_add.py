@@ -104,3 +104,12 @@ def test_a_batch_norm_behind_it_folds_into_the_gemm() -> None:
     done = simplified(draft.model("normalized"))
     assert done.ops == ["Gemm"]
     assert distance(done) < 4e-6
+
+
+def test_a_product_of_another_domain_stays() -> None:
+    draft = Draft()
+    x = draft.input("x", [3, 4])
+    product = draft.node("MatMul", [x, draft.weight("w", 4, 5)], "p", domain="my.domain")
+    draft.node("Add", [product, draft.weight("b", 5)], "y")
+    draft.output("y", [3, 5])
+    assert simplified(draft.model("foreign", domains={"my.domain": 1})).ops == ["MatMul", "Add"]

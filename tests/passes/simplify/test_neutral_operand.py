@@ -100,6 +100,17 @@ def test_zero_before_a_division_stays() -> None:
     assert "Add" in simplified(draft.model("sign")).ops
 
 
+def test_zero_before_a_division_behind_views_stays() -> None:
+    draft = Draft()
+    z = draft.node("Neg", [draft.input("x", [2])], "n")
+    view = draft.node("Add", [z, constant(draft, "zero", _full(0.0))], "a")
+    for i in range(3):
+        view = draft.node("Unsqueeze", [view, draft.const(f"axes{i}", np.array([0]))], f"view{i}")
+    draft.node("Reciprocal", [view], "y")
+    draft.output("y", [1, 1, 1, 2])
+    assert "Add" in simplified(draft.model("sign")).ops
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     x=hnp.arrays(np.float32, (2, 3), elements=st.floats(width=32, allow_nan=False)),

@@ -218,3 +218,16 @@ def test_random_formulas_stay_within_rounding(form: Formula, seed: int, scale: f
     done = rewritten(formula_model(form, opset=opset), HardSwish, HardSigmoid)
     x = np.random.default_rng(seed).standard_normal((2, 3, 4, 5)).astype(np.float32) * np.float32(scale)
     assert distance(done, {"x": x}) <= ROUNDING
+
+
+def test_raising_the_opset_beside_dead_nodes() -> None:
+    draft = Draft(opset=11)
+    x = draft.input("x", [1, 4, 8, 8])
+    three, zero, six = (draft.const(f"c{n}", np.float32(n)) for n in (3, 0, 6))
+    ramp = draft.node("Clip", [draft.node("Add", [x, three], "a"), zero, six], "ramp")
+    draft.node("Div", [draft.node("Mul", [x, ramp], "m"), six], "y")
+    draft.output("y", [1, 4, 8, 8])
+    draft.node("Mul", ["y", six], "dead")
+    done = rewritten(draft.model("dead"), HardSwish)
+    assert done.ops == ["HardSwish"]
+    assert distance(done) <= ROUNDING

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphopt.passes.fuse.linear.compose_convs import ComposeConvs
+from graphopt.passes.fuse.shapes.constant_shapes import ConstantShapes
 from graphopt.testing.draft import Draft
 from tests.passes.fuse.harness import ROUNDING, distance, examples, rewritten
 from tests.passes.fuse.layers import constant, finished, spread
@@ -123,7 +124,7 @@ def test_an_overflow_stays_with_a_reason() -> None:
     names = [draft.input("x", MAP), constant(draft, "w", np.full((10, 6, 1, 1), 1e38, np.float32))]
     x = draft.node("Conv", names, "z", name="z.layer")
     done = rewritten(finished(draft, conv(draft, x, "y", 4, 10, 1, 1)), ComposeConvs)
-    assert done.reasons("compose-convs") == ["its product with z.layer is not finite in float32"]
+    assert done.reasons("compose-convs") == ["its product with z.layer is out of the range of float32"]
 
 
 @settings(max_examples=examples(), deadline=None, derandomize=True)
@@ -142,3 +143,14 @@ def test_random_chains_stay_within_rounding(
     for index, (before, width) in enumerate(pairwise(widths)):
         x = conv(draft, x, f"y{index}", width, before, 1, 1, bias=biases[index + 1])
     assert distance(rewritten(finished(draft, x), ComposeConvs), n=2) <= ROUNDING
+
+
+def test_what_asks_for_the_channels_gets_the_outer_ones() -> None:
+    draft = Draft()
+    x = conv(draft, draft.input("x", MAP), "z", 64, 6, 1, 1)
+    x = conv(draft, x, "y", 4, 64, 1, 1)
+    count = draft.node("Gather", [draft.node("Shape", [x], "shape"), constant(draft, "one", np.asarray(1))], "count")
+    scaled = draft.node("Mul", [x, draft.node("Cast", [count], "number", to=1)], "scaled")
+    done = rewritten(finished(draft, scaled), ComposeConvs, ConstantShapes)
+    assert done.rules["compose-convs"] == 1
+    assert distance(done, n=2) <= ROUNDING

@@ -166,7 +166,7 @@ FIT = "its constant is not one number per output channel of z.layer"
         (_on_the_last_axis, FIT),
         (_per_channel_and_row, FIT),
         (_widening, FIT),
-        (_overflowing, "the folded weights of z.layer are not finite in float32"),
+        (_overflowing, "the folded weights of z.layer are out of the range of float32"),
     ],
 )
 def test_near_misses_stay_with_a_reason(change: Change, reason: str) -> None:

@@ -207,3 +207,21 @@ def _models(draw: st.DrawFn) -> onnx.ModelProto:
 @given(_models())
 def test_random_windows(proto: onnx.ModelProto) -> None:
     assert distance(rewritten(proto, AbsorbPad), n=1) <= ROUNDING
+
+
+def test_a_clip_to_something_negative_is_not_positive() -> None:
+    """Clip with min > max gives max."""
+    draft = Draft()
+    bounds = [draft.const("low", np.float32(0)), draft.const("high", np.float32(-1))]
+    x = draft.node("Clip", [draft.input("x", ["n", 2, 7, 6]), *bounds], "clipped")
+    amounts, value = draft.const("amounts", np.array(AROUND, np.int64)), draft.const("value", np.float32(0))
+    draft.node(
+        "MaxPool",
+        [
+            draft.node("Pad", [x, amounts, value], "padded"),
+        ],
+        "y",
+        **KERNEL,
+    )
+    draft.output("y", ["n", 2, None, None])
+    assert not rewritten(draft.model("clip"), AbsorbPad).sites
