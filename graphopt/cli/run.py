@@ -31,7 +31,9 @@ from graphopt.report.terminal import print_report
 
 @click.command("run")
 @click.argument("models", nargs=-1, required=True, type=MODEL)
-@click.option("-o", "--output", required=True, type=MODEL, help="The model to write; a folder for several models.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(), help="The model to write; a folder (OUT/) for several models."
+)
 @click.option("-r", "--recipe", type=MODEL, help="Recipe (TOML), or the report of an earlier run to repeat it.")
 @click.option(
     "--pass",
@@ -77,7 +79,7 @@ from graphopt.report.terminal import print_report
 @click.option("--report", type=MODEL, help="Report file.  [default: OUT.graphopt.json]")
 @limit_options
 @output_options
-def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
+def command(models: tuple[Path, ...], output: str, **words: Any) -> None:
     """Optimize MODELS with a recipe or passes, and prove the result.
 
     Without a recipe: simplify, then faster forms of the same arithmetic, timed and kept where they pay; where --data

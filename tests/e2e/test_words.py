@@ -48,6 +48,16 @@ def test_a_model_that_cannot_be_read_stops_the_command_before_another_is_written
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_slash_makes_the_output_a_folder(cli: Cli, cnn: Path, tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "new" / "results"
+    if there:
+        folder.mkdir(parents=True)
+    done = cli("run", cnn, "-o", f"{folder}/", "--pass", "simplify", "--no-measure")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in folder.iterdir()) == ["model.graphopt.json", "model.onnx"]
+
+
 def test_the_report_holds_the_command(cli: Cli, cnn: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     words = ["run", str(cnn), "-o", str(out), "--pass", "simplify", "--no-measure"]
