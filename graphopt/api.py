@@ -283,8 +283,7 @@ class _Run:
             RunFacts(
                 source=self.source,
                 source_name=str(self.source.path or ""),
-                recipe=self.plan.recipe,
-                recipe_name=self.plan.name,
+                recipe=self.plan.origin,
                 named=self.plan.named,
                 gates=self.gates,
                 target=self.target,

@@ -13,6 +13,7 @@ from graphopt.pipeline.contract import Pass
 from graphopt.pipeline.recipe import (
     PassEntry,
     Recipe,
+    RecipeFile,
     Step,
     build_steps,
     check_order,
@@ -31,16 +32,19 @@ class Plan:
     """Which passes run, and the recipe that says so.
 
     Attributes:
-        recipe: as given, made from the passes, or the default.
-        name: the recipe's file; empty without one.
+        origin: the recipe as given, made from the passes, or the default.
         steps: the passes, ready to go.
         named: whether the user chose them.
     """
 
-    recipe: Recipe
-    name: str
+    origin: RecipeFile
     steps: tuple[Step, ...]
     named: bool
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe itself."""
+        return self.origin.recipe
 
 
 def make_plan(
@@ -73,15 +77,14 @@ def make_plan(
     if passes:
         steps = tuple(_step(one, registry) for one in passes)
         check_order(steps)
-        return Plan(Recipe.of(entry_of(step.rewrite) for step in steps), "", steps, named=True)
+        return _made(steps, named=True)
     if recipe is None:
-        steps = _default_steps(registry, freeze, dequantize)
-        return Plan(Recipe.of(entry_of(step.rewrite) for step in steps), "", steps, named=False)
-    name = "" if isinstance(recipe, Recipe) else str(recipe)
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
-    if not loaded.passes:
-        raise UsageError("GO-204", "the recipe names no pass", where=name or None, hint="add a [[pass]] table")
-    return Plan(loaded, name, build_steps(loaded.passes, registry, named=True), named=True)
+        return _made(_default_steps(registry, freeze, dequantize), named=False)
+    origin = RecipeFile(recipe) if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
+    entries = origin.recipe.passes
+    if not entries:
+        raise UsageError("GO-204", "the recipe names no pass", where=origin.name or None, hint="add a [[pass]] table")
+    return Plan(origin, build_steps(entries, registry, named=True), named=True)
 
 
 def require_calibration(steps: Iterable[Step], *, given: bool) -> None:
@@ -101,6 +104,10 @@ def require_calibration(steps: Iterable[Step], *, given: bool) -> None:
                 f"{step.name} needs calibration samples",
                 hint="give --data PATH, or --calib PATH and --eval PATH; random data is never used unasked",
             )
+
+
+def _made(steps: tuple[Step, ...], *, named: bool) -> Plan:
+    return Plan(RecipeFile(Recipe.of(entry_of(step.rewrite) for step in steps)), steps, named)
 
 
 def _default_steps(registry: Registry, freeze: bool | None, dequantize: bool) -> tuple[Step, ...]:

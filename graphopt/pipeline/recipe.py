@@ -120,7 +120,24 @@ def parse_recipe(text: str, where: str) -> Recipe:
         raise UsageError("GO-204", "the recipe has errors", where=where, why=explain(error, Recipe)) from error
 
 
-def load_recipe(path: Path) -> Recipe:
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe and where it comes from.
+
+    Attributes:
+        recipe: the recipe.
+        name: its file; empty for one that was never in a file.
+        made_for: fingerprint of the model whose report it was resolved in; empty for any other recipe.
+        made_from: the file of that model, as the report names it.
+    """
+
+    recipe: Recipe
+    name: str = ""
+    made_for: str = ""
+    made_from: str = ""
+
+
+def load_recipe(path: Path) -> RecipeFile:
     """Read a recipe file, or the resolved recipe that a report (JSON) holds.
 
     Raises:
@@ -130,19 +147,20 @@ def load_recipe(path: Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("GO-204", "cannot read the recipe", where=str(path), why=str(error)) from error
-    return parse_recipe(_of_report(text, path) if path.suffix == ".json" else text, str(path))
-
-
-def _of_report(text: str, path: Path) -> str:
+    if path.suffix != ".json":
+        return RecipeFile(parse_recipe(text, str(path)), str(path))
     try:
-        return str(json.loads(text)["recipe"]["toml"])
-    except (ValueError, TypeError, KeyError) as error:
+        report = json.loads(text)
+        toml, source = str(report["recipe"]["toml"]), dict(report.get("source") or {})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(
             "GO-204",
             "this JSON file holds no recipe",
             where=str(path),
             hint="give a recipe in TOML, or a report that graphopt run wrote",
         ) from error
+    made = str(source.get("sha256") or ""), str(source.get("path") or "")
+    return RecipeFile(parse_recipe(toml, str(path)), str(path), *made)
 
 
 def parse_pass(text: str) -> PassEntry:

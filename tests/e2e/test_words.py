@@ -85,6 +85,22 @@ def test_a_recipe_without_passes_is_refused(cli: Cli, cnn: Path, tmp_path: Path)
     assert (done.code, "GO-204" in done.err) == (2, True)
 
 
+def test_a_recipe_that_was_resolved_for_another_model_is_said_to_be(
+    cli: Cli, cnn: Path, embedded: Path, tmp_path: Path
+) -> None:
+    other, report = embedded / "digits_transformer" / "model.onnx", tmp_path / "first.graphopt.json"
+    assert cli("run", cnn, "-o", tmp_path / "first.onnx", "--pass", "simplify", "--no-measure").code == 0
+    words = ["-r", report, "--no-measure"]
+    again = cli("run", cnn, "-o", tmp_path / "again.onnx", *words)
+    assert (again.code, "another model" in again.out) == (0, False)
+    done = cli("run", other, "-o", tmp_path / "other.onnx", *words)
+    assert done.code == 0, done.err
+    told = " ".join(done.out.split())
+    assert f"warning: the recipe was resolved for another model, {cnn}" in told
+    warnings = json.loads((tmp_path / "other.graphopt.json").read_text())["warnings"]
+    assert json.loads(report.read_text())["source"]["sha256"][:12] in warnings[0]
+
+
 def test_one_pass_need_not_be_a_list(cnn: Path) -> None:
     assert [p.name for p in optimize(cnn, passes="simplify", measure=False).report.passes] == ["simplify"]
 
