@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
-from pydantic import ValidationError
 
 from graphopt.data.callable import load_function
 from graphopt.data.check import fed_defaults
@@ -25,7 +24,7 @@ from graphopt.pipeline.checks import Grounds
 from graphopt.pipeline.contract import Pass
 from graphopt.pipeline.manager import Observer, PassManager
 from graphopt.pipeline.plan import Plan, make_plan, require_calibration
-from graphopt.pipeline.recipe import Recipe, TargetTable, explain
+from graphopt.pipeline.recipe import Recipe, TargetTable
 from graphopt.progress import Progress, Silent
 from graphopt.report.assemble import RunFacts, build_report
 from graphopt.report.schema import Report
@@ -350,10 +349,7 @@ def _target_of(table: TargetTable | None) -> Target:
 def _gates_of(given: Gates | Mapping[str, object] | None, from_recipe: Gates | None, *, floor: bool) -> Gates:
     """Gates on the command line win, key by key, over those of the recipe; the default run adds its floor."""
     if given is not None and not isinstance(given, Gates):
-        try:
-            given = Gates.model_validate(dict(given))
-        except ValidationError as error:
-            raise UsageError("GO-201", "bad gates", why=explain(error, Gates)) from error
+        given = Gates.of(given)
     merged: dict[str, Any] = {"floor": True} if floor else {}
     for gates in (from_recipe, given):
         if gates is not None:

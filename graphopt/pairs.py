@@ -85,11 +85,11 @@ def validate_pair(
         metric: ``module:function``, the user's own score.
 
     Raises:
-        GraphoptError: a model or the samples cannot be used, or the models do not fit each other.
+        GraphoptError: a gate, a model or the samples cannot be used, or the models do not fit each other.
     """
+    wanted = Gates.of({"never_slower": False, **gates})
     models = Model.open(reference), Model.open(candidate)
     require_fit(*models, outputs=True)
-    wanted = Gates(**{"never_slower": False, **gates})
     score = load_function(metric) if metric else None
     samples = conditions.feeds(models[0])
     require_fed(*models, samples)
@@ -140,8 +140,9 @@ def bench_pair(
         max_seconds: longest measurement per provider.
 
     Raises:
-        GraphoptError: a model or the samples cannot be used, or the models do not fit each other.
+        GraphoptError: a gate, a model or the samples cannot be used, or the models do not fit each other.
     """
+    wanted = Gates.of({"min_speedup": min_speedup, "never_slower": False})
     models = Model.open(baseline), Model.open(candidate)
     require_fit(*models, outputs=False)
     feeds = conditions.feeds(models[0]).first(TIMED_FEEDS)
@@ -150,7 +151,6 @@ def bench_pair(
         (provider, measure_pair(*sessions, feeds, max_seconds=max_seconds, progress=conditions.progress))
         for provider, sessions in _sessions(models, conditions.target)
     )
-    wanted = Gates(min_speedup=min_speedup, never_slower=False)
     verdicts = judge(wanted, Facts(models[1].file_size, latencies=found))
     return PairReport(
         tool=tool_record(),

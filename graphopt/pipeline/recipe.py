@@ -7,10 +7,9 @@ that measuring made; it prints itself back and re-runs to the same bytes.
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graphopt.errors import UsageError
+from graphopt.explain import explain
 from graphopt.pipeline.contract import Pass, PassOptions
 from graphopt.pipeline.registry import Registry
 from graphopt.validation.gates import Gates
@@ -183,6 +183,8 @@ def parse_pass(text: str) -> PassEntry:
                 hint='e.g. --pass prune-weights:sparsity=0.5; lists as \'fuse:families=["stream", "views"]\'',
             )
         options[key.strip().replace("-", "_")] = _value(value.strip())
+    if "name" in options:
+        raise UsageError("GO-203", "a pass has no option 'name'", where=f"--pass {text}", hint="write NAME:key=value")
     return PassEntry.model_validate({"name": name.strip(), **options})
 
 
@@ -219,19 +221,6 @@ def check_order(steps: Sequence[Step]) -> None:
                 )
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Every problem of a failed validation in one line, with suggestions for unknown keys."""
-    return "; ".join(_explain_one(dict(item), model) for item in error.errors())
-
-
-def _explain_one(item: Mapping[str, Any], model: type[BaseModel]) -> str:
-    path = ".".join(str(p) for p in item["loc"])
-    if item["type"] != "extra_forbidden":
-        return f"{path}: {item['msg']}"
-    near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(model, item["loc"][:-1]), n=1)
-    return f"{path}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")
-
-
 def _underscored(value: Any) -> Any:
     """Keys with dashes mean the same as keys with underscores."""
     if isinstance(value, dict):
@@ -239,12 +228,6 @@ def _underscored(value: Any) -> Any:
     if isinstance(value, list):
         return [_underscored(inner) for inner in value]
     return value
-
-
-def _known_keys(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
-    tables: dict[str, type[BaseModel]] = {"gates": Gates, "target": TargetTable}
-    owner = tables.get(str(path[0]), model) if path and model is Recipe else model
-    return [field.alias or key for key, field in owner.model_fields.items()]
 
 
 def _make(cls: type[Pass[Any]], entry: PassEntry) -> Pass[Any]:
