@@ -141,7 +141,7 @@ def _run_one(request: Request, model: Path, destination: Destination, words: dic
     if words["as_json"]:
         click.echo(report.to_json(), nl=False)
     else:
-        print_report(report, report_path=str(destination.report), verbose=words["verbose"])
+        print_report(report, report_path=str(destination.report), verbose=words["verbose"] > 0)
     return result.exit_code
 
 
