@@ -1,4 +1,4 @@
-"""The one function behind ``graphopt run`` and ``graphopt.optimize``: recipe + model + samples → result and report."""
+"""What is behind ``graphopt run`` and ``graphopt.optimize``: recipe + model + samples → result and report."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import onnx
-from pydantic import ValidationError
 
 from graphopt.data.callable import load_function
 from graphopt.data.check import fed_defaults
 from graphopt.data.preprocess import Preprocess
-from graphopt.data.readers import read_samples
+from graphopt.data.readers import read_samples, require_source
 from graphopt.data.samples import Feed, Samples, split
 from graphopt.errors import SampleError, UsageError
 from graphopt.model.interface import Interface
@@ -25,19 +23,8 @@ from graphopt.pipeline.acceptance import Acceptance, Judge, require_runnable
 from graphopt.pipeline.checks import Grounds
 from graphopt.pipeline.contract import Pass
 from graphopt.pipeline.manager import Observer, PassManager
-from graphopt.pipeline.recipe import (
-    PassEntry,
-    Recipe,
-    Step,
-    TargetTable,
-    build_steps,
-    check_order,
-    entry_of,
-    explain,
-    load_recipe,
-    parse_pass,
-)
-from graphopt.pipeline.registry import Registry
+from graphopt.pipeline.plan import Plan, make_plan, require_calibration
+from graphopt.pipeline.recipe import Recipe, TargetTable
 from graphopt.progress import Progress, Silent
 from graphopt.report.assemble import RunFacts, build_report
 from graphopt.report.schema import Report
@@ -50,8 +37,6 @@ from graphopt.validation.gates import Gates, require_samples
 ModelSource = str | os.PathLike[str] | onnx.ModelProto | Model
 SampleSource = str | os.PathLike[str] | Sequence[Feed] | Callable[[], Iterable[Feed]]
 
-DEFAULT_PASSES = ("freeze-initializers", "simplify", "fuse", "quantize", "depthwise-shift")
-"""What runs without a recipe. Freezing comes first: simplify cannot fold what a caller may override."""
 CHECK_FEEDS = 4
 """Each pass is checked numerically on at most this many feeds."""
 
@@ -185,86 +170,24 @@ def optimize(
         observers=tuple(observers),
     )
     chosen = (passes,) if isinstance(passes, str | Pass) else passes
-    return _Run(
-        model,
-        _plan(recipe, chosen, freeze_initializers, dequantize_constants),
-        settings,
-    ).result()
+    plan = make_plan(recipe, chosen, freeze=freeze_initializers, dequantize=dequantize_constants)
+    return Request(plan, settings).run(model)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Which passes run, and the recipe that says so.
+class Request:
+    """What is wanted of a model, settled: all that can be known to be wrong without opening one has been refused.
 
-    Attributes:
-        recipe: as given, made from the passes, or the default.
-        name: the recipe's file; empty without one.
-        steps: the passes, ready to go.
-        named: whether the user chose them.
+    Args:
+        plan: the passes.
+        settings: everything else.
+
+    Raises:
+        UsageError: GO-201, settings that exclude each other or are out of bounds.
+        SampleError: GO-401, GO-405 or GO-407, samples that are not there, are missing, or cannot be made.
+        RuntimeFailure: GO-601, a provider that is not offered; GO-606, a metric that cannot be imported.
     """
 
-    recipe: Recipe
-    name: str
-    steps: tuple[Step, ...]
-    named: bool
-
-
-def _plan(
-    recipe: Recipe | str | os.PathLike[str] | None,
-    passes: Sequence[str | Pass[Any]],
-    freeze: bool | None,
-    dequantize: bool,
-) -> _Plan:
-    if (recipe is not None or passes) and (freeze is not None or dequantize):
-        what = "--freeze-initializers, --keep-overridable and --dequantize-constants are about the default run"
-        hint = "name the pass freeze-initializers or dequantize-constants, or leave it out"
-        raise UsageError("GO-201", what, hint=hint)
-    if recipe is not None and passes:
-        raise UsageError("GO-201", "a recipe and --pass exclude each other", hint="put the pass into the recipe")
-    registry = Registry.discover()
-    if passes:
-        steps = tuple(_step(one, registry) for one in passes)
-        check_order(steps)
-        return _Plan(Recipe.of(entry_of(step.rewrite) for step in steps), "", steps, named=True)
-    if recipe is None:
-        steps = _default_steps(registry, freeze, dequantize)
-        return _Plan(Recipe.of(entry_of(step.rewrite) for step in steps), "", steps, named=False)
-    name = "" if isinstance(recipe, Recipe) else str(recipe)
-    loaded = recipe if isinstance(recipe, Recipe) else load_recipe(Path(recipe))
-    if not loaded.passes:
-        raise UsageError("GO-204", "the recipe names no pass", where=name or None, hint="add a [[pass]] table")
-    return _Plan(loaded, name, build_steps(loaded.passes, registry, named=True), named=True)
-
-
-def _default_steps(registry: Registry, freeze: bool | None, dequantize: bool) -> tuple[Step, ...]:
-    """The default run; what the user asked for by a flag counts as named."""
-    asked = {"dequantize-constants"} if dequantize else set()
-    asked |= {"freeze-initializers"} if freeze else set()
-    names = [name for name in DEFAULT_PASSES if name != "freeze-initializers" or freeze is not False]
-    if dequantize:
-        names.insert(names.index("simplify"), "dequantize-constants")
-    # Naming the pass freezes every listed initializer; the default run only where all weights are listed.
-    options = {} if freeze else {"freeze-initializers": {"partial": False}}
-    return tuple(
-        step
-        for name in names
-        for step in build_steps(
-            [PassEntry.model_validate({"name": name, **options.get(name, {})})], registry, named=name in asked
-        )
-    )
-
-
-def _step(one: str | Pass[Any], registry: Registry) -> Step:
-    if isinstance(one, Pass):
-        return Step(one, named=True)
-    return build_steps([parse_pass(one)], registry, named=True)[0]
-
-
-class _Run:
-    """One run: settles every setting first, so that nothing is computed before all of them are known to be good."""
-
-    def __init__(self, model: ModelSource, plan: _Plan, settings: Settings) -> None:
-        self.started = time.time()
+    def __init__(self, plan: Plan, settings: Settings) -> None:
         self.plan = plan
         self.settings = settings
         self.seed = next((s for s in (settings.seed, plan.recipe.seed) if s is not None), 0)
@@ -275,8 +198,34 @@ class _Run:
         if self.gates.min_speedup is not None and not settings.measure:
             raise UsageError("GO-201", "--min-speedup needs the latency, and --no-measure forbids to measure it")
         self.metric, self.metric_name = _metric_of(settings.metric)
-        self.source = Model.of(model, store=_store_of(settings.max_memory))
-        self.calibration, self.evaluation = read_both(self.source.interface, settings, self.seed)
+        self.preprocess = _settle_samples(settings)
+        require_calibration(plan.steps, given=settings.calib is not None or settings.data is not None)
+        if settings.evaluation is None and settings.data is None:
+            require_samples(self.gates, real_samples=False, scored=False)
+
+    def run(self, model: ModelSource) -> Result:
+        """Optimize a model.
+
+        Args:
+            model: a path, a ``ModelProto`` or a ``Model``; never changed.
+
+        Raises:
+            GraphoptError: anything that stops the run.
+        """
+        return _Run(self, model).result()
+
+
+class _Run:
+    """One model of a request."""
+
+    def __init__(self, request: Request, model: ModelSource) -> None:
+        self.started = time.time()
+        self.plan = request.plan
+        self.settings = request.settings
+        self.seed, self.target, self.gates = request.seed, request.target, request.gates
+        self.metric, self.metric_name = request.metric, request.metric_name
+        self.source = Model.of(model, store=_store_of(self.settings.max_memory))
+        self.calibration, self.evaluation = _read_both(self.source.interface, request)
         labelled = self.evaluation is not None and self.evaluation.labels is not None
         require_samples(
             self.gates, real_samples=self.evaluation is not None, scored=labelled or self.metric is not None
@@ -333,8 +282,7 @@ class _Run:
             RunFacts(
                 source=self.source,
                 source_name=str(self.source.path or ""),
-                recipe=self.plan.recipe,
-                recipe_name=self.plan.name,
+                recipe=self.plan.origin,
                 named=self.plan.named,
                 gates=self.gates,
                 target=self.target,
@@ -350,21 +298,29 @@ class _Run:
         )
 
 
-def read_both(interface: Interface, settings: Settings, seed: int) -> tuple[Samples | None, Samples | None]:
-    """Read calibration and held-back evaluation samples.
-
-    Raises:
-        UsageError: GO-201, ``data`` together with ``calib`` or ``evaluation``.
-        SampleError: they cannot be read, do not fit, or are too few to split.
-    """
+def _settle_samples(settings: Settings) -> Preprocess | None:
+    """Refuse sources of samples that cannot be right, before any is read, and parse how pictures become inputs."""
     if settings.data is not None and (settings.calib is not None or settings.evaluation is not None):
         raise UsageError("GO-201", "--data excludes --calib and --eval", hint="give one source, or one for each part")
     preprocess = settings.preprocess
     if isinstance(preprocess, str):
         preprocess = Preprocess.parse(preprocess)
+    for source in (settings.data, settings.calib, settings.evaluation):
+        if source is not None:
+            require_source(source)
+    return preprocess
+
+
+def _read_both(interface: Interface, request: Request) -> tuple[Samples | None, Samples | None]:
+    """Read calibration and held-back evaluation samples.
+
+    Raises:
+        SampleError: they cannot be read, do not fit, or are too few to split.
+    """
+    settings = request.settings
 
     def read(source: SampleSource | None) -> Samples | None:
-        return None if source is None else read_samples(source, interface, preprocess=preprocess)
+        return None if source is None else read_samples(source, interface, preprocess=request.preprocess)
 
     if settings.data is None:
         return read(settings.calib), read(settings.evaluation)
@@ -377,7 +333,7 @@ def read_both(interface: Interface, settings: Settings, seed: int) -> tuple[Samp
             where=whole.source,
             hint="give at least two, or --calib and --eval",
         )
-    return split(whole, seed)
+    return split(whole, request.seed)
 
 
 def _store_of(max_memory: int | None) -> WeightStore | None:
@@ -393,10 +349,7 @@ def _target_of(table: TargetTable | None) -> Target:
 def _gates_of(given: Gates | Mapping[str, object] | None, from_recipe: Gates | None, *, floor: bool) -> Gates:
     """Gates on the command line win, key by key, over those of the recipe; the default run adds its floor."""
     if given is not None and not isinstance(given, Gates):
-        try:
-            given = Gates.model_validate(dict(given))
-        except ValidationError as error:
-            raise UsageError("GO-201", "bad gates", why=explain(error, Gates)) from error
+        given = Gates.of(given)
     merged: dict[str, Any] = {"floor": True} if floor else {}
     for gates in (from_recipe, given):
         if gates is not None:

@@ -24,6 +24,7 @@ CODES: dict[str, str] = {
     "GO-306": "external data cannot be used",
     "GO-307": "shape or type conflict",
     "GO-308": "the model uses a feature that graphopt cannot carry yet",
+    "GO-309": "two models that do not fit each other",
     "GO-321": "weights hold NaN or infinity",
     "GO-322": "operators that nothing installed here knows",
     "GO-323": "newer than the installed onnxruntime supports",

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from graphopt.data.callable import load_function
-from graphopt.data.check import fed_defaults
 from graphopt.data.preprocess import Preprocess
 from graphopt.data.readers import read_samples
 from graphopt.data.samples import Samples
-from graphopt.errors import RuntimeFailure, SampleError
+from graphopt.errors import RuntimeFailure
 from graphopt.model.model import Model
 from graphopt.progress import Progress, Silent
 from graphopt.report.build import gate_records, latency_record, model_record, tool_record, validation_record
@@ -23,6 +22,7 @@ from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import ProviderSpec, Target
 from graphopt.validation.compare import compare
 from graphopt.validation.equivalence import prepare_feeds
+from graphopt.validation.fit import require_fed, require_fit
 from graphopt.validation.gates import Facts, Gates, judge, require_samples
 
 Path = str | os.PathLike[str]
@@ -86,13 +86,14 @@ def validate_pair(
         metric: ``module:function``, the user's own score.
 
     Raises:
-        GraphoptError: a model or the samples cannot be used.
+        GraphoptError: a gate, a model or the samples cannot be used, or the models do not fit each other.
     """
+    wanted = Gates.of({"never_slower": False, **gates})
     models = Model.open(reference), Model.open(candidate)
-    wanted = Gates(**{"never_slower": False, **gates})
+    require_fit(*models, outputs=True)
     score = load_function(metric) if metric else None
     samples = conditions.feeds(models[0])
-    _require_fed(models, samples)
+    require_fed(*models, samples)
     scored = samples.labels is not None or score is not None
     require_samples(wanted, real_samples=not samples.synthetic, scored=scored)
     found = []
@@ -140,16 +141,17 @@ def bench_pair(
         max_seconds: longest measurement per provider.
 
     Raises:
-        GraphoptError: a model or the samples cannot be used.
+        GraphoptError: a gate, a model or the samples cannot be used, or the models do not fit each other.
     """
+    wanted = Gates.of({"min_speedup": min_speedup, "never_slower": False})
     models = Model.open(baseline), Model.open(candidate)
+    require_fit(*models, outputs=False)
     feeds = conditions.feeds(models[0]).first(TIMED_FEEDS)
-    _require_fed(models, feeds)
+    require_fed(*models, feeds)
     found = tuple(
         (str(provider), _timed(models, provider, conditions, feeds, max_seconds))
         for provider in conditions.target.providers
     )
-    wanted = Gates(min_speedup=min_speedup, never_slower=False)
     verdicts = judge(wanted, Facts(models[1].file_size, latencies=found))
     return PairReport(
         tool=tool_record(),
@@ -159,24 +161,6 @@ def bench_pair(
         gates=gate_records(verdicts),
         exit_code=int(any(not v.passed for v in verdicts)),
     )
-
-
-def _require_fed(models: tuple[Model, Model], samples: Samples) -> None:
-    """Refuse samples that give a value for a default of the first model which is no input of the second.
-
-    Raises:
-        SampleError: GO-402, naming the inputs.
-    """
-    taken = {spec.name for spec in (*models[1].interface.inputs, *models[1].interface.overridable)}
-    gone = sorted(fed_defaults(models[0].interface, samples) - taken)
-    if gone:
-        raise SampleError(
-            "GO-402",
-            f"the samples give values for {', '.join(gone)}, which the second model no longer takes",
-            where=samples.source,
-            why="it was made a constant there",
-            hint="leave it out of the samples, or optimize with the samples given: then it stays an input",
-        )
 
 
 def _timed(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import onnx_graphsurgeon as gs
 
 from graphopt.analysis.costs import NodeCost, node_costs
 from graphopt.analysis.dequantize import quantized_weights
@@ -13,6 +16,23 @@ from graphopt.model.model import Model
 
 SHOWN_NAMES = 5
 """So many names stand in a note, unless each layer is asked for."""
+
+
+@dataclass(frozen=True)
+class Wired:
+    """A node and what it stands between.
+
+    Attributes:
+        name: as a selection names it; a node without one in the file is named after its operator and its place.
+        op: operator type.
+        inputs: name and sizes of each tensor that it reads, weights and other constants left out, as text.
+        outputs: likewise of each that it gives.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +54,7 @@ class Inventory:
         space_only: weights behind DequantizeLinear whose layers compute in float all the same.
         bodies: nodes inside If, Loop and Scan bodies.
         layers: the nodes that multiply matrices or hold weights, in graph order.
+        wiring: each top-level node, in graph order: all that a selection can name.
     """
 
     inputs: tuple[str, ...]
@@ -50,6 +71,7 @@ class Inventory:
     space_only: int
     bodies: int
     layers: tuple[NodeCost, ...]
+    wiring: tuple[Wired, ...]
 
     @property
     def macs(self) -> int:
@@ -63,11 +85,17 @@ class Inventory:
             "ops": dict(self.ops),
             "opsets": dict(self.opsets),
             "layers": [vars(layer) for layer in self.layers],
+            "wiring": [vars(node) for node in self.wiring],
             "macs": self.macs,
         }
 
-    def lines(self, *, layers: bool = False) -> list[str]:
-        """The figures as lines for a terminal; with ``layers``, one line for each of them too."""
+    def lines(self, *, layers: bool = False, wiring: bool = False) -> list[str]:
+        """The figures as lines for a terminal.
+
+        Args:
+            layers: one line for each of them too.
+            wiring: one line for each node too.
+        """
         lines = [f"input   {text}" for text in self.inputs] + [f"output  {text}" for text in self.outputs]
         lines.append(f"opset   {', '.join(f'{d} {v}' for d, v in self.opsets)}, IR {self.ir_version}")
         inside = f", {self.bodies} more in subgraph bodies" if self.bodies else ""
@@ -79,6 +107,9 @@ class Inventory:
         if layers:
             lines += [f"  {'layer':<48} {'operator':<14} {'parameters':>12} {'multiply-adds':>15}"]
             lines += [f"  {c.name:<48} {c.op:<14} {c.parameters:>12,} {c.macs:>15,}" for c in self.layers]
+        if wiring:
+            lines += [f"  {'node':<48} {'operator':<14} inputs -> outputs"]
+            lines += [f"  {n.name:<48} {n.op:<14} {', '.join(n.inputs)} -> {', '.join(n.outputs)}" for n in self.wiring]
         if self.metadata:
             lines.append(f"metadata keys: {', '.join(self.metadata)}")
         if self.quantized:
@@ -120,11 +151,24 @@ def inventory(model: Model) -> Inventory:
         quantized=any(op in ("QuantizeLinear", "DequantizeLinear") for op in ops),
         bodies=bodies,
         layers=tuple(cost for cost in node_costs(model) if cost.macs or cost.parameters),
+        wiring=tuple(_wired(model)),
     )
+
+
+def _wired(model: Model) -> Iterator[Wired]:
+    def told(tensors: Iterable[gs.Tensor]) -> tuple[str, ...]:
+        return tuple(f"{tensor.name} [{_sizes(model.shape_of(tensor))}]" for tensor in tensors if tensor.name)
+
+    for node in model.editor.nodes():
+        read = [tensor for tensor in node.inputs if model.editor.constant(tensor) is None]
+        yield Wired(node.name, node.op, told(read), told(node.outputs))
 
 
 def _spec(spec: TensorSpec) -> str:
     if spec.kind != "tensor":
         return f"{spec.name} {spec.kind}"
-    shape = "?" if spec.shape is None else ", ".join("?" if d is None else str(d) for d in spec.shape)
-    return f"{spec.name} {spec.dtype}[{shape}]"
+    return f"{spec.name} {spec.dtype}[{_sizes(spec.shape)}]"
+
+
+def _sizes(shape: tuple[int | str | None, ...] | None) -> str:
+    return "?" if shape is None else ", ".join("?" if size is None else str(size) for size in shape)

@@ -27,7 +27,7 @@ from graphopt.validation.lint import lint
 @limit_options
 @output_options
 def command(
-    models: tuple[Path, ...], form: str | None, strict: bool, as_json: bool, quiet: bool, verbose: bool, debug: bool
+    models: tuple[Path, ...], form: str | None, strict: bool, as_json: bool, quiet: bool, verbose: int, debug: bool
 ) -> None:
     """Print everything that is wrong or odd with MODELS, with codes; exit 3 where an error is found."""
     if as_json and form not in (None, "json"):

@@ -19,8 +19,12 @@ from graphopt.pipeline.overridable import describe_gain, inspect_gain
 @click.option("--no-measure", is_flag=True, help="Do not time what freezing initializers that are inputs would bring.")
 @limit_options
 @output_options
-def command(model: Path, no_measure: bool, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
-    """Say what MODEL is made of: interface, op types, weights, multiply-adds; with -v each layer by its name."""
+def command(model: Path, no_measure: bool, as_json: bool, quiet: bool, verbose: int, debug: bool) -> None:
+    """Say what MODEL is made of: interface, op types, weights, multiply-adds.
+
+    With -v each layer by its name; with -vv each node by the name that `only` and `skip` take, and what it reads and
+    gives.
+    """
     opened = Model.open(model)
     facts = inventory(opened)
     gain = None if no_measure else inspect_gain(opened)
@@ -28,7 +32,7 @@ def command(model: Path, no_measure: bool, as_json: bool, quiet: bool, verbose: 
         told = {} if gain is None else {"freezing": {"speedup": gain.ratio, "low": gain.low, "high": gain.high}}
         click.echo(json.dumps(facts.as_dict() | told, indent=2))
         return
-    for line in facts.lines(layers=verbose):
+    for line in facts.lines(layers=verbose > 0, wiring=verbose > 1):
         click.echo(line)
     if gain is not None:
         click.echo(f"      {describe_gain(gain, len(facts.overridable))}")

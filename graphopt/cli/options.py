@@ -22,11 +22,11 @@ def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def output_options(function: F) -> F:
-    """``--json``, ``-q``, ``-v``, ``--debug``."""
+    """``--json``, ``-q``, ``-v`` (how often it is given), ``--debug``."""
     return _stack(
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="No progress, no notes."),
-        click.option("-v", "--verbose", is_flag=True, help="Every place changed and skipped, with reasons."),
+        click.option("-v", "--verbose", count=True, help="Every place changed and skipped, with reasons."),
         click.option("--debug", is_flag=True, help="Show tracebacks."),
     )(function)
 

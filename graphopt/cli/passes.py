@@ -18,7 +18,7 @@ from graphopt.pipeline.registry import Registry
 @click.command("passes")
 @click.argument("name", required=False)
 @output_options
-def command(name: str | None, as_json: bool, quiet: bool, verbose: bool, debug: bool) -> None:
+def command(name: str | None, as_json: bool, quiet: bool, verbose: int, debug: bool) -> None:
     """List the installed passes; with NAME, its card and its options."""
     registry = Registry.discover()
     if name is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from graphopt.api import Result, optimize
+from graphopt.api import Request, Settings
 from graphopt.cli.limits import limit_options
 from graphopt.cli.options import (
     MODEL,
@@ -22,14 +22,18 @@ from graphopt.cli.progress import make_progress
 from graphopt.cli.target import make_target
 from graphopt.cli.write import Destination, plan_outputs, write_result
 from graphopt.errors import UsageError
+from graphopt.model.load import require_file
 from graphopt.model.model import Model
 from graphopt.pipeline.outcome import Stage
+from graphopt.pipeline.plan import make_plan
 from graphopt.report.terminal import print_report
 
 
 @click.command("run")
 @click.argument("models", nargs=-1, required=True, type=MODEL)
-@click.option("-o", "--output", required=True, type=MODEL, help="The model to write; a folder for several models.")
+@click.option(
+    "-o", "--output", required=True, type=click.Path(), help="The model to write; a folder (OUT/) for several models."
+)
 @click.option("-r", "--recipe", type=MODEL, help="Recipe (TOML), or the report of an earlier run to repeat it.")
 @click.option(
     "--pass",
@@ -75,7 +79,7 @@ from graphopt.report.terminal import print_report
 @click.option("--report", type=MODEL, help="Report file.  [default: OUT.graphopt.json]")
 @limit_options
 @output_options
-def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
+def command(models: tuple[Path, ...], output: str, **words: Any) -> None:
     """Optimize MODELS with a recipe or passes, and prove the result.
 
     Without a recipe: simplify, then faster forms of the same arithmetic, timed and kept where they pay; where --data
@@ -85,26 +89,26 @@ def command(models: tuple[Path, ...], output: Path, **words: Any) -> None:
     --preprocess keys: resize=256 or WxH, filter=bilinear, crop=224 or WxH, scale=1/127.5,
     mean=1 or r,g,b, std=1 or r,g,b (both after scale), layout=nchw|nhwc, color=rgb|bgr|gray
     """
+    request = _request(words)
+    for model in models:
+        require_file(model)
+    # Only now: nobody should have to allow an overwrite to learn that another word of the command is wrong.
     destinations = plan_outputs(models, output, words["report"], overwrite=words["overwrite"])
-    worst = 0
     if len(models) > 1:
         for model in models:
             Model.open(model)  # a model that cannot be read stops the command before another one is written
-    for model, destination in zip(models, destinations, strict=True):
-        worst = max(worst, _run_one(model, destination, words))
-    raise click.exceptions.Exit(worst)
+    codes = [_run_one(request, model, where, words) for model, where in zip(models, destinations, strict=True)]
+    raise click.exceptions.Exit(max(codes))
 
 
-def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> int:
+def _request(words: dict[str, Any]) -> Request:
+    """The words as a run, refused where they cannot be right for any model."""
     gates = {
         name: words[name] for name in ("min_speedup", "max_drop", "min_sqnr", "max_size") if words[name] is not None
     }
     if words["allow_slower"]:
         gates["never_slower"] = False
-    result: Result = optimize(
-        model,
-        recipe=words["recipe"],
-        passes=words["passes"],
+    settings = Settings(
         data=words["data"],
         calib=words["calib"],
         evaluation=words["evaluation"],
@@ -113,8 +117,6 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
         gates=gates or None,
         target=make_target(words["providers"], words["threads"], words["custom_op_libraries"]),
         seed=words["seed"],
-        freeze_initializers=_freezing(words),
-        dequantize_constants=words["dequantize_constants"],
         dims=parse_dims(words["dims"]),
         shapes=parse_shapes(words["shapes"]),
         validate=not words["no_validate"],
@@ -125,13 +127,21 @@ def _run_one(model: Path, destination: Destination, words: dict[str, Any]) -> in
         progress=make_progress(words["quiet"]),
         observers=(_print_traceback,) if words["debug"] else (),
     )
+    plan = make_plan(
+        words["recipe"], words["passes"], freeze=_freezing(words), dequantize=words["dequantize_constants"]
+    )
+    return Request(plan, settings)
+
+
+def _run_one(request: Request, model: Path, destination: Destination, words: dict[str, Any]) -> int:
+    result = request.run(model)
     report = write_result(result, destination, command=("graphopt", *(click.get_current_context().obj or ())))
     if report.output is None and destination.model.exists():
         click.echo(f"warning: {destination.model} is of an earlier run and was left as it was", err=True)
     if words["as_json"]:
         click.echo(report.to_json(), nl=False)
     else:
-        print_report(report, report_path=str(destination.report), verbose=words["verbose"])
+        print_report(report, report_path=str(destination.report), verbose=words["verbose"] > 0)
     return result.exit_code
 
 

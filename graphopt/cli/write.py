@@ -28,23 +28,31 @@ class Destination:
     overwrite: bool
 
 
-def plan_outputs(models: Sequence[Path], output: Path, report: Path | None, *, overwrite: bool) -> list[Destination]:
+def plan_outputs(models: Sequence[Path], output: str, report: Path | None, *, overwrite: bool) -> list[Destination]:
     """Settle the output files, and refuse what cannot be written before any work is done.
+
+    Args:
+        models: the input models.
+        output: a file; or a folder, which is made where it is missing: for several models, where it is one, and where
+            it ends on a slash, which a ``Path`` would lose.
+        report: the report file; ``None``: beside the model.
+        overwrite: whether files may be replaced.
 
     Raises:
         UsageError: GO-201, several models with one report, or two models of one name.
         OutputError: GO-501 not writable, GO-502 exists.
     """
-    if len(models) == 1 and not output.is_dir():
-        files = [output]
+    place = Path(output)
+    if len(models) == 1 and not place.is_dir() and not output.endswith((os.sep, os.altsep or os.sep)):
+        files = [place]
     else:
-        files = [output / model.name for model in models]
+        files = [place / model.name for model in models]
         if report is not None and len(models) > 1:
             raise UsageError("GO-201", "--report names one file, but there are several models")
         if len(set(files)) < len(files):
             raise UsageError("GO-201", "two models have the same file name", hint="run them into different folders")
-        if not output.is_dir():
-            _make_folder(output)
+        if not place.is_dir():
+            _make_folder(place)
     found = [
         Destination(f, report or f.with_name(f"{f.name.removesuffix('.onnx')}.graphopt.json"), overwrite) for f in files
     ]

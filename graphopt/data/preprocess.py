@@ -7,7 +7,6 @@ colour order, resize, cut out the centre, then ``(pixel * scale - mean) / std`` 
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from graphopt.data.samples import Array
 from graphopt.errors import SampleError
+from graphopt.explain import explain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -139,15 +139,10 @@ class Preprocess(BaseModel):
         Raises:
             SampleError: GO-407, an unknown key or a bad value.
         """
-        for key in fields:
-            if key not in cls.model_fields:
-                near = difflib.get_close_matches(key, cls.model_fields, n=1)
-                raise _bad(f"unknown key {key!r}", f"did you mean {near[0]!r}?" if near else None)
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            problems = [f"{item['loc'][0]}: {item['msg'].removeprefix('Value error, ')}" for item in error.errors()]
-            raise _bad("; ".join(problems)) from None
+            raise _bad(explain(error, cls)) from None
 
     @property
     def channels(self) -> int:

@@ -65,19 +65,28 @@ def read_samples(
     return samples
 
 
+def require_source(source: Source) -> None:
+    """Refuse a name that stands for nothing, without reading anything.
+
+    Raises:
+        SampleError: GO-401.
+    """
+    if isinstance(source, str | os.PathLike) and not Path(source).exists() and not is_reference(str(source)):
+        raise SampleError("GO-401", "there is no such file or folder", where=str(source), hint=f"give {_FORMS}")
+
+
 def _open(
     source: Source, interface: Interface, preprocess: Preprocess | None, limit: int | None, max_bytes: int
 ) -> Samples:
     if isinstance(source, str | os.PathLike):
+        require_source(source)
         path = Path(source)
         if path.is_dir():
             return _folder(path, interface, preprocess, max_bytes)
         _refuse_preprocess(preprocess, str(source))
         if path.exists():
             return _file(path, interface, max_bytes)
-        if is_reference(str(source)):
-            return function_samples(load_function(str(source)), interface, str(source), limit=limit)
-        raise SampleError("GO-401", "there is no such file or folder", where=str(source), hint=f"give {_FORMS}")
+        return function_samples(load_function(str(source)), interface, str(source), limit=limit)
     _refuse_preprocess(preprocess, "samples in memory")
     if callable(source):
         return function_samples(source, interface, getattr(source, "__name__", "function"), limit=limit)

@@ -71,21 +71,40 @@ def read_model(path: Path, limits: Limits = DEFAULT_LIMITS) -> ModelFile:
     return ModelFile(proto, ExternalFiles(path.resolve().parent, own if skeleton is not None else None))
 
 
-def _read(path: Path, limits: Limits) -> tuple[memoryview, Own | None]:
+def require_file(path: Path, limits: Limits = DEFAULT_LIMITS) -> int:
+    """Refuse what is no file, without reading it.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        ModelError: GO-301.
+        LimitError: GO-701 when the file is too large.
+    """
     try:
         status = path.stat()
-        if stat.S_ISREG(status.st_mode):
-            if status.st_size > limits.max_file_bytes:
-                hint = "keep the weights in a data file beside the model (external data)"
-                found = exceeded("max_file_bytes", status.st_size, limits.max_file_bytes, where=str(path), hint=hint)
-                raise found.as_error()
-            return _contents(path, mapped=status.st_size > MAPPED_ABOVE)
-        why = "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
     except FileNotFoundError:
-        why = "there is no such file"
+        raise _unreadable(path, "there is no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        why = getattr(error, "strerror", None) or str(error)
-    raise ModelError("GO-301", "cannot read the model file", where=str(path), why=why)
+        raise _unreadable(path, getattr(error, "strerror", None) or str(error)) from None
+    if not stat.S_ISREG(status.st_mode):
+        raise _unreadable(path, "it is a folder" if stat.S_ISDIR(status.st_mode) else "it is not a regular file")
+    if status.st_size > limits.max_file_bytes:
+        hint = "keep the weights in a data file beside the model (external data)"
+        raise exceeded("max_file_bytes", status.st_size, limits.max_file_bytes, where=str(path), hint=hint).as_error()
+    return status.st_size
+
+
+def _read(path: Path, limits: Limits) -> tuple[memoryview, Own | None]:
+    size = require_file(path, limits)
+    try:
+        return _contents(path, mapped=size > MAPPED_ABOVE)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from None
+
+
+def _unreadable(path: Path, why: str) -> ModelError:
+    return ModelError("GO-301", "cannot read the model file", where=str(path), why=why)
 
 
 def _contents(path: Path, *, mapped: bool) -> tuple[memoryview, Own | None]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
-import types
-import typing
 from typing import Any
 
 from pydantic.fields import FieldInfo
 
+from graphopt.explain import bounds, type_name
 from graphopt.pipeline.contract import Pass
 from graphopt.pipeline.families import Family
 from graphopt.pipeline.family_pass import FamilyOptions
@@ -58,26 +57,3 @@ def _option(name: str, field: FieldInfo) -> dict[str, str]:
         "default": json.dumps(default, default=str),
         "description": field.description or "",
     }
-
-
-def type_name(annotation: Any) -> str:
-    """A type as users write values of it: ``float``, ``"a" or "b"``, ``list of str``."""
-    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin is typing.Literal:
-        return " or ".join(json.dumps(a) for a in args)
-    if origin in (tuple, list):
-        return f"list of {type_name(args[0])}" if args else "list"
-    if origin in (types.UnionType, typing.Union):
-        return " or ".join(type_name(a) for a in args)
-    if annotation is type(None):
-        return "nothing"
-    return getattr(annotation, "__name__", str(annotation))
-
-
-def bounds(field: FieldInfo) -> str:
-    """The numeric bounds of a field, e.g. ``>= 0, <= 1``; empty without any."""
-    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
-    found = []
-    for item in field.metadata:
-        found += [f"{sign} {getattr(item, key)}" for key, sign in signs.items() if getattr(item, key, None) is not None]
-    return ", ".join(found)

@@ -21,6 +21,7 @@ from graphopt.model.model import Model
 from graphopt.pipeline.checks import Grounds, numeric_checks, structural_checks
 from graphopt.pipeline.contract import PassContext, PassResult, Refusal, Safety
 from graphopt.pipeline.outcome import CheckResult, Outcome, OutcomeKind, Stage
+from graphopt.pipeline.plan import require_calibration
 from graphopt.pipeline.recipe import Step
 from graphopt.pipeline.selection import Selection
 from graphopt.progress import Progress, Silent
@@ -71,6 +72,7 @@ class PassManager:
             UsageError: GO-207, an `only` or `skip` matches nothing.
             RuntimeFailure: GO-603, an APPROXIMATE pass on a source that cannot be run, with ``validate`` set.
         """
+        require_calibration(steps, given=self.samples is not None)
         stages: list[Stage] = []
         model, analyses = self.source, Analyses(self.source)
         left = self.tune_time
@@ -104,7 +106,6 @@ class PassManager:
         why_not = self._why_skipped(step, model)
         if why_not:
             return Outcome(step, OutcomeKind.SKIPPED, why_not)
-        self._require_samples(step)
         self._require_validation(step)
         runnable = self.grounds.feeds is not None
         selection = Selection.of(candidate, rewrite.options.only, rewrite.options.skip)
@@ -182,14 +183,6 @@ class PassManager:
             return Outcome(step, OutcomeKind.UNCHANGED, "", result)
         lie = CheckResult("modified flag", False, "the pass says it changed nothing, but the model's bytes differ")
         return Outcome(step, OutcomeKind.ROLLED_BACK, f"{lie.name} check: {lie.message}", result, (lie,))
-
-    def _require_samples(self, step: Step) -> None:
-        if step.rewrite.needs_samples and self.samples is None:
-            raise SampleError(
-                "GO-405",
-                f"{step.name} needs calibration samples",
-                hint="give --data PATH, or --calib PATH and --eval PATH; random data is never used unasked",
-            )
 
     def _require_validation(self, step: Step) -> None:
         if step.rewrite.safety is Safety.APPROXIMATE and self.grounds.feeds is None and self.validate:

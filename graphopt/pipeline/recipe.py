@@ -7,10 +7,9 @@ that measuring made; it prints itself back and re-runs to the same bytes.
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from graphopt.errors import UsageError
+from graphopt.explain import explain
 from graphopt.pipeline.contract import Pass, PassOptions
 from graphopt.pipeline.registry import Registry
 from graphopt.validation.gates import Gates
@@ -120,7 +120,24 @@ def parse_recipe(text: str, where: str) -> Recipe:
         raise UsageError("GO-204", "the recipe has errors", where=where, why=explain(error, Recipe)) from error
 
 
-def load_recipe(path: Path) -> Recipe:
+@dataclass(frozen=True)
+class RecipeFile:
+    """A recipe and where it comes from.
+
+    Attributes:
+        recipe: the recipe.
+        name: its file; empty for one that was never in a file.
+        made_for: fingerprint of the model whose report it was resolved in; empty for any other recipe.
+        made_from: the file of that model, as the report names it.
+    """
+
+    recipe: Recipe
+    name: str = ""
+    made_for: str = ""
+    made_from: str = ""
+
+
+def load_recipe(path: Path) -> RecipeFile:
     """Read a recipe file, or the resolved recipe that a report (JSON) holds.
 
     Raises:
@@ -130,19 +147,20 @@ def load_recipe(path: Path) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError("GO-204", "cannot read the recipe", where=str(path), why=str(error)) from error
-    return parse_recipe(_of_report(text, path) if path.suffix == ".json" else text, str(path))
-
-
-def _of_report(text: str, path: Path) -> str:
+    if path.suffix != ".json":
+        return RecipeFile(parse_recipe(text, str(path)), str(path))
     try:
-        return str(json.loads(text)["recipe"]["toml"])
-    except (ValueError, TypeError, KeyError) as error:
+        report = json.loads(text)
+        toml, source = str(report["recipe"]["toml"]), dict(report.get("source") or {})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(
             "GO-204",
             "this JSON file holds no recipe",
             where=str(path),
             hint="give a recipe in TOML, or a report that graphopt run wrote",
         ) from error
+    made = str(source.get("sha256") or ""), str(source.get("path") or "")
+    return RecipeFile(parse_recipe(toml, str(path)), str(path), *made)
 
 
 def parse_pass(text: str) -> PassEntry:
@@ -165,6 +183,8 @@ def parse_pass(text: str) -> PassEntry:
                 hint='e.g. --pass prune-weights:sparsity=0.5; lists as \'fuse:families=["stream", "views"]\'',
             )
         options[key.strip().replace("-", "_")] = _value(value.strip())
+    if "name" in options:
+        raise UsageError("GO-203", "a pass has no option 'name'", where=f"--pass {text}", hint="write NAME:key=value")
     return PassEntry.model_validate({"name": name.strip(), **options})
 
 
@@ -201,19 +221,6 @@ def check_order(steps: Sequence[Step]) -> None:
                 )
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Every problem of a failed validation in one line, with suggestions for unknown keys."""
-    return "; ".join(_explain_one(dict(item), model) for item in error.errors())
-
-
-def _explain_one(item: Mapping[str, Any], model: type[BaseModel]) -> str:
-    path = ".".join(str(p) for p in item["loc"])
-    if item["type"] != "extra_forbidden":
-        return f"{path}: {item['msg']}"
-    near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(model, item["loc"][:-1]), n=1)
-    return f"{path}: unknown key" + (f", did you mean {near[0]!r}?" if near else "")
-
-
 def _underscored(value: Any) -> Any:
     """Keys with dashes mean the same as keys with underscores."""
     if isinstance(value, dict):
@@ -221,12 +228,6 @@ def _underscored(value: Any) -> Any:
     if isinstance(value, list):
         return [_underscored(inner) for inner in value]
     return value
-
-
-def _known_keys(model: type[BaseModel], path: Sequence[Any]) -> list[str]:
-    tables: dict[str, type[BaseModel]] = {"gates": Gates, "target": TargetTable}
-    owner = tables.get(str(path[0]), model) if path and model is Recipe else model
-    return [field.alias or key for key, field in owner.model_fields.items()]
 
 
 def _make(cls: type[Pass[Any]], entry: PassEntry) -> Pass[Any]:

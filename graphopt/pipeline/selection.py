@@ -58,7 +58,9 @@ def _matches(nodes: Sequence[gs.Node], model: Model, patterns: Iterable[str]) ->
             raise UsageError(
                 "GO-207",
                 f"the selection {pattern!r} matches no node",
-                hint=f"did you mean {', '.join(near)}?" if near else "`graphopt inspect` lists node names and op types",
+                hint=f"did you mean {', '.join(near)}?"
+                if near
+                else "`graphopt inspect -vv` lists node names and op types",
             )
         found |= hits
     return found

@@ -14,7 +14,7 @@ from graphopt.pipeline.acceptance import Acceptance
 from graphopt.pipeline.checks import Grounds
 from graphopt.pipeline.contract import Safety
 from graphopt.pipeline.outcome import OutcomeKind, Stage
-from graphopt.pipeline.recipe import Recipe
+from graphopt.pipeline.recipe import Recipe, RecipeFile
 from graphopt.report.build import (
     gate_records,
     latency_record,
@@ -38,7 +38,6 @@ class RunFacts:
         source: the user's own model.
         source_name: the file, as the user named it.
         recipe: as it was given, or the default.
-        recipe_name: its file; empty without one.
         named: whether the user chose the passes.
         gates: with the defaults filled in.
         target: where it was judged.
@@ -54,8 +53,7 @@ class RunFacts:
 
     source: Model
     source_name: str
-    recipe: Recipe
-    recipe_name: str
+    recipe: RecipeFile
     named: bool
     gates: Gates
     target: Target
@@ -81,7 +79,7 @@ def build_report(facts: RunFacts) -> Report:
         source=model_record(facts.source, facts.source_name),
         output=result if not _user_gate_failed(accepted) else None,
         result=result,
-        recipe=RecipeRecord(resolved=_plain_recipe(resolved), toml=resolved.to_toml(), source=facts.recipe_name),
+        recipe=RecipeRecord(resolved=_plain_recipe(resolved), toml=resolved.to_toml(), source=facts.recipe.name),
         calibration=samples_record(facts.calibration),
         evaluation=samples_record(facts.evaluation),
         passes=tuple(pass_record(stage.outcome) for stage in accepted.stages),
@@ -162,7 +160,7 @@ def _user_gate_failed(accepted: Acceptance) -> bool:
 
 
 def _warnings(facts: RunFacts) -> tuple[str, ...]:
-    found = []
+    found = list(_foreign(facts.recipe, facts.source))
     if facts.grounds.feeds is None:
         found.append(f"not validated: {facts.grounds.why_not}")
     elif facts.grounds.feeds.synthetic:
@@ -193,6 +191,17 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         if _is_bug(s)
     ]
     return tuple(found)
+
+
+def _foreign(recipe: RecipeFile, source: Model) -> Iterator[str]:
+    """A resolved recipe names nodes of one model, and what was measured on it."""
+    this = source.fingerprint()
+    if recipe.made_for and recipe.made_for != this:
+        prints = f"fingerprint {recipe.made_for[:12]}, this one {this[:12]}"
+        yield (
+            f"the recipe was resolved for another model, {recipe.made_from or 'of no file'} ({prints}): "
+            "nodes that it names and choices that it measured may not fit"
+        )
 
 
 def _ungated(gates: Gates, comparison: Comparison) -> Iterator[str]:

@@ -7,13 +7,14 @@ gates need real samples: they are refused, not waved through, when there are non
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from graphopt.errors import SampleError
+from graphopt.errors import SampleError, UsageError
+from graphopt.explain import explain
 from graphopt.runtime.latency import PairedLatency
 from graphopt.validation.compare import Comparison, OutputComparison
 
@@ -36,7 +37,7 @@ def parse_size(value: object) -> object:
         return value
     match = _SIZE.fullmatch(value)
     if match is None:
-        raise ValueError("not a size: write bytes, or a number with kB, MB, GB, KiB, MiB or GiB")
+        raise ValueError(f"{value!r} is no size: write bytes, or a number with kB, MB, GB, KiB, MiB or GiB")
     return round(float(match[1]) * _UNITS[(match[2] or "").lower()])
 
 
@@ -70,6 +71,18 @@ class Gates(BaseModel):
         description="the default run's floor, judged on real samples only: at most 1 point lost with labels "
         "or a metric, else SQNR ≥ 10 dB on every output",
     )
+
+    @classmethod
+    def of(cls, fields: Mapping[str, object]) -> Gates:
+        """Build from the gates that a user set.
+
+        Raises:
+            UsageError: GO-201, an unknown gate, or a bound that cannot be.
+        """
+        try:
+            return cls.model_validate(dict(fields))
+        except ValidationError as error:
+            raise UsageError("GO-201", "bad gates", why=explain(error, cls)) from error
 
     @property
     def needs_samples(self) -> bool:

@@ -1,8 +1,10 @@
 import json
+import re
 
 from graphopt.analysis.costs import total_macs
 from graphopt.analysis.inventory import inventory
 from graphopt.model.model import Model
+from graphopt.pipeline.selection import Selection
 from graphopt.testing.builders import conv_bn_relu
 
 
@@ -22,7 +24,26 @@ def test_layers_are_named_on_request_so_that_a_user_can_select_them():
     assert any(line.split()[0] == conv.name for line in found.lines(layers=True) if line.strip())
 
 
+def test_each_node_that_a_selection_can_name_is_listed_on_request():
+    proto = conv_bn_relu()
+    proto.graph.node[0].name = ""
+    model = Model.from_proto(proto)
+    found = inventory(model)
+    first = [line.split()[0] for line in found.lines(wiring=True) if line.strip()]
+    for node in model.editor.nodes():
+        assert node.name in first
+        assert len(Selection.of(model, only=[node.name]).blocked) == model.node_count - 1
+    assert len(found.lines(wiring=True)) == len(found.lines()) + model.node_count + 1
+
+
+def test_a_node_is_told_with_the_sizes_around_it_but_not_its_weights():
+    lines = inventory(Model.from_proto(conv_bn_relu())).lines(wiring=True)
+    told = next(line.split(maxsplit=2) for line in lines if " Conv " in line and "->" in line)
+    assert re.fullmatch(r"input \[[\d, ]+\] -> \S+ \[[\d, ]+\]", told[2]), told
+
+
 def test_as_json():
     found = json.loads(json.dumps(inventory(Model.from_proto(conv_bn_relu())).as_dict()))
     assert {"name", "op", "macs", "parameters", "bytes"} == set(found["layers"][0])
+    assert {"name", "op", "inputs", "outputs"} == set(found["wiring"][0])
     assert found["macs"] == sum(layer["macs"] for layer in found["layers"])

@@ -148,6 +148,7 @@ def _outputs() -> Iterator[Case]:
     yield case("an output that is the input", 5, "GO-502", same, "input")
     yield case("an output that leads to the input", 5, "GO-502", linked, "input")
     yield case("a folder that is not there", 5, "GO-501", locked, "does not exist")
+    yield case("a file with a slash behind it", 5, "GO-501", lambda p: (p.good, "-o", f"{p.out}/"), "folder")
     report = ("--overwrite", "--report")
     yield case("a report that is a folder", 5, "GO-501", lambda p: (p.good, "-o", p.out, *report, p.folder), "folder")
     yield case("two models of one name", 2, "GO-201", two, "same file name")

@@ -15,6 +15,13 @@ from tests.corpus.case import Case, Place
 
 CASES = [*files.cases(), *models.cases(), *requests.cases()]
 MODELS = [case for case in CASES if case.model]
+EARLY = ("no file", "samples that are not there", "unknown preprocessing", "an unknown provider")
+CHEAP = [
+    case
+    for case in CASES
+    if (case.exit_code == 2 and case.code != "GO-207") or case.code == "GO-405" or case.name in EARLY
+]
+"""What is wrong with these shows without opening the model."""
 
 
 def named(cases: list[Case]) -> pytest.MarkDecorator:
@@ -43,6 +50,13 @@ def test_it_is_refused(case: Case, place: Place, cli: Cli) -> None:
     assert done.out == ""
     assert content(place.out.parent) == {"out.onnx": b"precious"}
     assert content(place.folder) == before
+
+
+@named(CHEAP)
+def test_it_is_told_before_the_output_that_exists(case: Case, place: Place, cli: Cli) -> None:
+    done = cli("run", *(word for word in case.words(place) if word != "--overwrite"))
+    assert f"error[{case.code}]" in done.err
+    assert case.said in done.err
 
 
 @named(MODELS)

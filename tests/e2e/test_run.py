@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from graphopt import Gates, Model, optimize
-from graphopt.api import DEFAULT_PASSES
+from graphopt.pipeline.plan import DEFAULT_PASSES
 from graphopt.report.schema import Report
 from tests.conftest import Cli
 

@@ -48,6 +48,16 @@ def test_a_model_that_cannot_be_read_stops_the_command_before_another_is_written
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_slash_makes_the_output_a_folder(cli: Cli, cnn: Path, tmp_path: Path, there: bool) -> None:
+    folder = tmp_path / "new" / "results"
+    if there:
+        folder.mkdir(parents=True)
+    done = cli("run", cnn, "-o", f"{folder}/", "--pass", "simplify", "--no-measure")
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in folder.iterdir()) == ["model.graphopt.json", "model.onnx"]
+
+
 def test_the_report_holds_the_command(cli: Cli, cnn: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     words = ["run", str(cnn), "-o", str(out), "--pass", "simplify", "--no-measure"]
@@ -73,6 +83,22 @@ def test_a_recipe_without_passes_is_refused(cli: Cli, cnn: Path, tmp_path: Path)
     (tmp_path / "empty.toml").write_text("version = 1\n")
     done = cli("run", cnn, "-o", tmp_path / "out.onnx", "-r", tmp_path / "empty.toml")
     assert (done.code, "GO-204" in done.err) == (2, True)
+
+
+def test_a_recipe_that_was_resolved_for_another_model_is_said_to_be(
+    cli: Cli, cnn: Path, embedded: Path, tmp_path: Path
+) -> None:
+    other, report = embedded / "digits_transformer" / "model.onnx", tmp_path / "first.graphopt.json"
+    assert cli("run", cnn, "-o", tmp_path / "first.onnx", "--pass", "simplify", "--no-measure").code == 0
+    words = ["-r", report, "--no-measure"]
+    again = cli("run", cnn, "-o", tmp_path / "again.onnx", *words)
+    assert (again.code, "another model" in again.out) == (0, False)
+    done = cli("run", other, "-o", tmp_path / "other.onnx", *words)
+    assert done.code == 0, done.err
+    told = " ".join(done.out.split())
+    assert f"warning: the recipe was resolved for another model, {cnn}" in told
+    warnings = json.loads((tmp_path / "other.graphopt.json").read_text())["warnings"]
+    assert json.loads(report.read_text())["source"]["sha256"][:12] in warnings[0]
 
 
 def test_one_pass_need_not_be_a_list(cnn: Path) -> None:

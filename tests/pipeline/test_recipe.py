@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from graphopt.errors import UsageError
-from graphopt.pipeline.recipe import Recipe, build_steps, load_recipe, parse_pass, parse_recipe
+from graphopt.pipeline.recipe import Recipe, RecipeFile, build_steps, load_recipe, parse_pass, parse_recipe
 from graphopt.pipeline.registry import Registry
 
 TEXT = """
@@ -121,10 +121,12 @@ def test_a_report_stands_for_its_resolved_recipe(tmp_path: Path) -> None:
     toml = 'version = 1\nseed = 3\n\n[[pass]]\nname = "simplify"\n'
     report = tmp_path / "out.graphopt.json"
     report.write_text(json.dumps({"recipe": {"toml": toml}}))
-    assert load_recipe(report) == parse_recipe(toml, "")
+    assert load_recipe(report) == RecipeFile(parse_recipe(toml, ""), str(report))
 
 
-@pytest.mark.parametrize("text", ["{}", "[1]", "not json", '{"recipe": null}'])
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", "not json", '{"recipe": null}', '{"recipe": {"toml": ""}, "source": [1]}']
+)
 def test_a_json_file_without_a_recipe_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "other.json"
     path.write_text(text)
