@@ -190,9 +190,12 @@ def _forbidden(call: str, why: str) -> PassError:
 
 
 def tensor_shape(tensor: gs.Tensor) -> Shape | None:
-    """A tensor's shape as inferred, else as declared; symbols as text, unknown dimensions as ``None``."""
+    """A tensor's shape as inferred, symbols as text, unknown dimensions as ``None``.
+
+    As declared where nothing can be inferred (what custom operators compute); never what an output is declared to be.
+    """
     inferred = getattr(tensor, "inferred", None)
-    shape = tensor.shape if inferred is None or inferred[1] is None else inferred[1]
+    shape = tensor.shape if inferred is None else inferred[1]
     return None if shape is None else tuple(shape)
 
 

@@ -61,12 +61,53 @@ _HIDDEN = "graphopt.hidden"
 
 @doing("onnx's shape inference")
 def infer(skeleton: onnx.ModelProto) -> Inference:
-    """Infers strictly, with data propagation; where that fails, leniently, keeping what failed."""
-    nodes = [*skeleton.graph.node, *(node for function in skeleton.functions for node in function.node)]
-    if not any((node.domain, node.op_type) in FRAGILE for node in walk_nodes(nodes)):
-        return _infer(skeleton)
-    first = _infer(_hiding(skeleton, frozenset()))
-    return first if first.proto is None else _infer(_hiding(skeleton, _typed(first.proto.graph)))
+    """Infers strictly, with data propagation; where that fails, leniently, keeping what failed.
+
+    What outputs are declared to be is a claim, which onnxruntime only warns about: it is held against what was found,
+    and nothing is inferred from it. An output that is declared with batch 1 does not make the batch 1.
+    """
+    bare = _without_claims(skeleton)
+    nodes = [*bare.graph.node, *(node for function in bare.functions for node in function.node)]
+    if any((node.domain, node.op_type) in FRAGILE for node in walk_nodes(nodes)):
+        first = _infer(_hiding(bare, frozenset()))
+        found = first if first.proto is None else _infer(_hiding(bare, _typed(first.proto.graph)))
+    else:
+        found = _infer(bare)
+    if found.proto is None:
+        return found
+    return Inference(found.proto, found.failures | frozenset(_broken_claims(skeleton.graph, found.proto.graph)))
+
+
+def _without_claims(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose outputs, those of bodies too, have types but no shapes."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(skeleton)
+    for graph in _levels(bare.graph):
+        for value in graph.output:
+            if value.type.HasField("tensor_type"):
+                value.type.tensor_type.ClearField("shape")
+    return bare
+
+
+def _broken_claims(declared: onnx.GraphProto, inferred: onnx.GraphProto) -> Iterator[str]:
+    """Outputs of the graph that are declared with another rank or size than was inferred."""
+    for claim, found in zip(declared.output, inferred.output, strict=True):
+        sizes = [_sizes(value.type.tensor_type) for value in (claim, found)]
+        if sizes[0] is None or sizes[1] is None:
+            continue
+        pairs = list(zip(*sizes, strict=False))
+        if len(sizes[0]) != len(sizes[1]) or any(a != b for a, b in pairs if a is not None and b is not None):
+            yield f"output {claim.name}: declared {_text(sizes[0])}, inferred {_text(sizes[1])}"
+
+
+def _sizes(tensor: onnx.TypeProto.Tensor) -> list[int | None] | None:
+    if not tensor.HasField("shape"):
+        return None
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+
+
+def _text(sizes: list[int | None]) -> str:
+    return f"[{', '.join('?' if size is None else str(size) for size in sizes)}]"
 
 
 def _infer(skeleton: onnx.ModelProto) -> Inference:

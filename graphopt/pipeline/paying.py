@@ -1,9 +1,10 @@
 """Which rule families pay on a model: measured, never assumed.
 
-Every family that changes something is timed in interleaved pairs against the set without it. One that costs time
-leaves, and the rest is looked at again, until a whole round takes nothing out; where the interval holds 1, the family's
-default decides, and only two pairs of sessions that agree overrule it. What is left is timed against the user's own
-file, and nothing is kept where it is slower with certainty. A family that does not open, or moves the outputs too far,
+Every family that changes something is timed in interleaved pairs against the set without it, those first that are not
+kept by default. One that costs time leaves, and the rest is looked at again, until a whole round takes nothing out;
+where the interval holds 1, the family's default decides, and it is overruled only by several openings of both sets.
+What is left is timed against the user's own file, in several openings too, and nothing is kept where it is slower with
+certainty. A family that does not open, or moves the outputs too far,
 is dropped on its own.
 """
 
@@ -22,11 +23,14 @@ from graphopt.pipeline.checks import Grounds, numeric_checks
 from graphopt.pipeline.contract import Safety
 from graphopt.progress import Progress, Silent
 from graphopt.runtime.latency import PairedLatency, measure_pair
+from graphopt.runtime.openings import measure_openings
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import Target
 
 LONGEST = 6.0
 """Seconds of one measurement, at most."""
+LONGEST_OPENINGS = 15.0
+"""Seconds of one measurement over several openings, at most."""
 HALF_WIDTH = 0.01
 """What single families bring is small: the interval is wanted this narrow, relative to the ratio."""
 
@@ -61,8 +65,12 @@ class Bench(Protocol):
         """Time two models against each other, for at most about ``seconds``."""
         ...
 
+    def confirm(self, baseline: Model, candidate: Model, seconds: float) -> PairedLatency:
+        """The same in several openings of both, where there is time for them."""
+        ...
+
     def against_own(self, candidate: Model, seconds: float) -> PairedLatency:
-        """Time a candidate against the user's own file."""
+        """Time a candidate against the user's own file, as ``confirm`` does."""
         ...
 
 
@@ -103,11 +111,21 @@ class SessionBench:
             progress=self.progress,
         )
 
+    def confirm(self, baseline: Model, candidate: Model, seconds: float) -> PairedLatency:
+        """See ``Bench.confirm``."""
+        return measure_openings(
+            (lambda: self._open(baseline), lambda: self._open(candidate)),
+            self.feeds,
+            max_seconds=seconds,
+            half_width=HALF_WIDTH,
+            progress=self.progress,
+        )
+
     def against_own(self, candidate: Model, seconds: float) -> PairedLatency:
         """See ``Bench.against_own``."""
-        found = self.compare(self.source, candidate, seconds)
-        # One pair of sessions may be unlucky with where its buffers lie: fresh ones have the last word.
-        return self.compare(self.source, candidate, seconds) if found.slower else found
+        found = self.confirm(self.source, candidate, seconds)
+        # Too large for several openings: nothing is taken back on the word of one.
+        return self.confirm(self.source, candidate, seconds) if found.slower and found.openings == 1 else found
 
     def _open(self, model: Model) -> Session:
         target = self.target
@@ -202,7 +220,7 @@ class _Search:
                 allowed, current = self._without_costly(allowed, current)
             allowed, current = self._by_default(allowed, current)
             if timing and current.fired and self._left() > 0:
-                own = self._bench.against_own(current.model, min(LONGEST, max(self._left(), 0.0)))
+                own = self._bench.against_own(current.model, min(LONGEST_OPENINGS, max(self._left(), 0.0)))
         nothing = current is None or (own is not None and own.slower)
         kept = () if nothing or current is None else current.fired
         tried = tuple(self._last_word(name, kept) for name in self._defaults if name in self._tried)
@@ -244,7 +262,7 @@ class _Search:
 
     def _without_costly(self, allowed: tuple[str, ...], current: Candidate) -> tuple[tuple[str, ...], Candidate]:
         """Take families out that cost time, until a whole round takes none."""
-        pending = deque(current.fired)
+        pending = deque(sorted(current.fired, key=lambda name: self._defaults[name]))
         while pending and self._left() > 0:
             name = pending.popleft()
             rest = tuple(n for n in allowed if n != name)
@@ -252,12 +270,16 @@ class _Search:
             if without is None:
                 continue
             allowed, current = rest, without
-            # What was timed beside the family that left is looked at again, after what was not looked at yet.
             first = [n for n in pending if n in without.fired]
-            pending = deque([*first, *(n for n in without.fired if n not in first)])
+            # What was timed beside a family that cost time is looked at again, after what was not looked at yet.
+            again = without.fired if self._tried[name].finding == "costs time" else self._unseen(without.fired)
+            pending = deque([*first, *(n for n in again if n not in first)])
             for fresh in without.fired:
                 self._tried.setdefault(fresh, Tried(fresh, True, "not timed"))
         return allowed, current
+
+    def _unseen(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name not in self._tried]
 
     def _better_without(self, name: str, rest: Sequence[str], current: Candidate, more: int) -> Candidate | None:
         """The set without ``name`` where that is to be preferred."""
@@ -266,8 +288,8 @@ class _Search:
             timed = self._bench.compare(without.model, current.model, self._share(more))
             if timed.slower if self._defaults[name] else timed.faster:
                 # Two sessions of one and the same model were seen 5 % apart, with certainty: against its default a
-                # family is judged by fresh sessions.
-                timed = self._bench.compare(without.model, current.model, self._share(more))
+                # family is judged by several openings.
+                timed = self._bench.confirm(without.model, current.model, self._share(more, LONGEST_OPENINGS))
         except GraphoptError:
             return None  # the rest does not stand without it, the whole does
         finding: Finding = "pays" if timed.faster else "costs time" if timed.slower else "inconclusive"
@@ -275,9 +297,9 @@ class _Search:
         leaves = finding == "costs time" or (finding == "inconclusive" and not self._defaults[name])
         return without if leaves and not (without.fired and self._bench.fault(without.model)) else None
 
-    def _share(self, more: int) -> float:
-        """Seconds for a measurement with ``more`` to come, and the user's own file."""
-        return min(LONGEST, max(self._left(), 0.0) / (more + 2))
+    def _share(self, more: int, longest: float = LONGEST) -> float:
+        """Seconds for a measurement with ``more`` to come, and the user's own file; ``longest`` at most."""
+        return min(longest, max(self._left(), 0.0) / (more + 2))
 
     def _by_default(self, allowed: tuple[str, ...], current: Candidate) -> tuple[tuple[str, ...], Candidate]:
         """Take out what is not kept by default and could not be timed."""

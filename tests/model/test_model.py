@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.errors import ModelError
 from graphopt.model.model import Model
+from graphopt.testing.draft import Draft
 
 from .probes import (
     PROBES,
@@ -123,6 +124,33 @@ def test_a_conflict_the_source_has_is_noted_and_a_new_one_refused() -> None:
     with pytest.raises(ModelError) as caught:
         broken.finish()
     assert caught.value.code == "GO-307" and "second" in str(caught.value)
+
+
+def test_what_an_output_is_declared_to_be_is_not_believed() -> None:
+    """onnxruntime only warns where an output has another size than declared."""
+    draft = Draft()
+    x = draft.input("x", ["n", 3])
+    batch = draft.node("Gather", [draft.node("Shape", [x], "s"), draft.const("zero", np.array([0]))], "b")
+    sizes = draft.node("Concat", [batch, draft.const("six", np.array([6]))], "t", axis=0)
+    draft.node("Expand", [draft.node("Neg", [draft.input("z", [1, 6])], "q"), sizes], "y")
+    draft.node("Shape", ["y"], "asked")
+    draft.output("y", [1, 6])
+    draft.output("asked", [2], onnx.TensorProto.INT64)
+    model = Model.from_proto(draft.model("claim"))
+    (y,) = (t for t in model.graph.outputs if t.name == "y")
+    assert (model.shape_of(y) or ("?",))[0] != 1
+    assert list(y.shape) == [1, 6]
+
+
+def test_a_declared_output_that_cannot_be_is_a_conflict() -> None:
+    draft = Draft()
+    draft.node("Relu", [draft.input("x", [2, 3])], "y")
+    draft.output("y", [2, 3])
+    proto = draft.model("claim")
+    proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
+    model = Model.from_proto(proto)
+    assert model.editor.nodes()
+    assert any("output y: declared [4, 3], inferred [2, 3]" in note for note in model.notes)
 
 
 def test_what_only_a_custom_operator_knows_stays_declared() -> None:
