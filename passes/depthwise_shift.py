@@ -29,8 +29,8 @@ class ShiftAsDepthwise(Rule):
     Pattern: x + c, c + x or x - c, where x comes from a Conv, directly or through activations and pools, and every
     reader is a Conv that takes it as its data.
     Conditions: c is constant, float32, finite, one number or one per channel; the channels are a known multiple of 8;
-    the readers' weights are constant floats, so that none of them is quantized; the result is no graph output; all
-    nodes are open to this pass.
+    the readers' weights are constant floats, so that none of them is quantized; the result is no graph output; the
+    node is open to this pass.
     Proof: a Conv of kernel 1 with as many groups as channels, weight 1 and bias c computes 1 · x + c at each
     position, without padding. The product is exact, the sum rounds as before.
     Effect: the blocked layout of the convolutions is kept: no reordering out and in. Measured behind `fuse`, one
@@ -108,7 +108,7 @@ class DepthwiseShift(FamilyPass[DepthwiseShiftOptions]):
             name = "depthwise-shift"
 
     Cost:
-        One number per channel and shift in the file. Measuring takes up to six seconds; `--no-measure` applies it
+        One number per channel and shift in the file. Measuring takes up to 15 seconds; `--no-measure` applies it
         everywhere.
 
     References:

@@ -61,6 +61,8 @@ def synthetic_samples(
     Raises:
         SampleError: GO-402, a dynamic dimension has no size, or an input is no tensor of numbers.
     """
+    for spec in interface.inputs:
+        _require_tensor(spec)
     sizes = {**dict.fromkeys(_batch_dims(interface), 1), **_given_dims(interface, dims, shapes)}
     resolved = {spec.name: _shape(spec, sizes, shapes) for spec in interface.inputs}
     feeds: list[Feed] = [
@@ -108,6 +110,12 @@ def _fits(wanted: tuple[int | str | None, ...], shape: tuple[int, ...]) -> bool:
     )
 
 
+def _require_tensor(spec: TensorSpec) -> None:
+    if spec.kind != "tensor" or spec.dtype is None:
+        hint = "give real samples: --data module:function"
+        raise SampleError("GO-402", f"cannot make up values for input {spec.name!r}, a {spec.kind}", hint=hint)
+
+
 def _shape(spec: TensorSpec, sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     if spec.name in shapes:
         return shapes[spec.name]
@@ -133,9 +141,7 @@ def _shape(spec: TensorSpec, sizes: Mapping[str, int], shapes: Mapping[str, tupl
 
 def _values(spec: TensorSpec, shape: tuple[int, ...], seed: int, index: int, bounds: tuple[int, int] | None) -> Array:
     dtype = spec.dtype
-    if spec.kind != "tensor" or dtype is None:
-        hint = "give real samples: --data module:function"
-        raise SampleError("GO-402", f"cannot make up values for input {spec.name!r}, a {spec.kind}", hint=hint)
+    assert dtype is not None
     rng = np.random.default_rng([seed, index, zlib.crc32(spec.name.encode())])
     if dtype == np.dtype(object):
         return np.full(shape, "synthetic", dtype=object)

@@ -1,9 +1,8 @@
 """Does a rewritten model still compute the same? The numeric check behind EXACT and ROUNDING passes.
 
-EXACT: bit-identical outputs with the runtime's optimizations off. ROUNDING: ``max|Δ| / max|y|`` of every
-    output at most
-``max(1e-5, 4 · own noise)``, own noise being the same figure for the reference itself, optimizations off
-against on, on the same feeds. The bound is measured on the model at hand and never widened.
+EXACT: bit-identical outputs with the runtime's optimizations off. ROUNDING: ``max|Δ| / max|y|`` of every output at
+most ``max(1e-5, 4 · own noise)``, own noise being the same figure for the reference itself, optimizations off against
+on, on the same feeds. The bound is measured on the model at hand and never widened.
 """
 
 from __future__ import annotations
