@@ -3,8 +3,8 @@
 A rule looks at one node and either rewrites there (a ``Site``), explains a near miss worth reading (a
 ``Skip``), or has nothing to say (``None``). It edits through its ``Scope`` only, which keeps the work list:
 whatever lies next to an edit is looked at again. Every rewrite uses up its own pattern and leaves no other rule's
-behind for ever, so that the work ends. What needs the whole graph at once (equal subexpressions, a form of the residual stream) is a
-``GraphRule``.
+behind for ever, so that the work ends. What needs the whole graph at once (equal subexpressions, a form of the
+residual stream) is a ``GraphRule``.
 """
 
 from __future__ import annotations

@@ -27,10 +27,10 @@ class Fuse(FamilyPass[FuseOptions]):
         belong to families, listed below. With time to measure, all families are applied first; then each is timed in
         interleaved pairs against the model without it, and one that makes the model slower, with its whole interval
         below 1, is taken back; where the interval holds 1, the family's default decides, and where a default would be
-        overruled, several openings of both have the last word. This is repeated until nothing changes. What is left is timed against your own file, and nothing is kept where that is faster with
-        certainty. A family whose result does not open in onnxruntime, or whose outputs move beyond ROUNDING, is taken
-        back on its own. All figures are in the report; the resolved recipe names the families that were kept, and
-        repeats them without measuring.
+        overruled, several openings of both have the last word. This is repeated until nothing changes. What is left is
+        timed against your own file, and nothing is kept where that is faster with certainty. A family whose result does
+        not open in onnxruntime, or whose outputs move beyond ROUNDING, is taken back on its own. All figures are in the
+        report; the resolved recipe names the families that were kept, and repeats them without measuring.
 
     When it applies:
         To the top-level graph of float models. Each rule states its pattern and its conditions below, and fires only
@@ -60,8 +60,8 @@ class Fuse(FamilyPass[FuseOptions]):
             exclude_families = ["views"]
 
     Cost:
-        Rewriting is linear in nodes and edges. Measuring takes up to six seconds a family, 15 more where its default would
-        be overruled, for at most `--tune-time` (120 s) in all; `--no-measure` keeps the defaults.
+        Rewriting is linear in nodes and edges. Measuring takes up to six seconds a family, 15 more where its default
+        would be overruled, for at most `--tune-time` (120 s) in all; `--no-measure` keeps the defaults.
 
     References:
         Jacob et al., 2018, "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
