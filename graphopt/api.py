@@ -275,7 +275,7 @@ class _Run:
             shapes=self.settings.shapes,
             target=self.target,
         )
-        return Grounds(prepared.feeds, prepared.reason, self.target)
+        return Grounds(prepared.feeds, prepared.reason, self.target, prepared.larger)
 
     def _report(self, accepted: Acceptance, grounds: Grounds) -> Report:
         return build_report(

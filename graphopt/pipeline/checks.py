@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from graphopt.data.samples import Samples
+from graphopt.data.samples import Feed, Samples
 from graphopt.errors import GraphoptError, RuntimeFailure
 from graphopt.model.interface import Interface
 from graphopt.model.model import Model
@@ -26,11 +27,20 @@ class Grounds:
         feeds: a few real or synthetic feeds; ``None``: the source cannot be run.
         why_not: why the source cannot be run, where it cannot.
         target: where sessions are opened.
+        larger: a feed of another batch, where the source takes one; for comparing, not for timing.
     """
 
     feeds: Samples | None
     why_not: str
     target: Target
+    larger: Feed | None = None
+
+    @property
+    def compared(self) -> Samples | None:
+        """The feeds, and the one of another batch."""
+        if self.feeds is None or self.larger is None:
+            return self.feeds
+        return Samples([*self.feeds, self.larger], source=self.feeds.source, synthetic=self.feeds.synthetic)
 
 
 def structural_checks(
@@ -58,18 +68,18 @@ def numeric_checks(
     before: Model, candidate: Model, safety: Safety, oracle: Model | None, on: Grounds
 ) -> Iterator[CheckResult]:
     """Open and run the candidate, and compare its outputs as its safety class demands."""
-    if on.feeds is None:
+    feeds = on.compared
+    if feeds is None:
         yield CheckResult("outputs", None, f"not validated: {on.why_not}")
         return
-    feeds = on.feeds
     opens = _attempt("session", lambda: _run_finite(before, candidate, feeds, on.target))
     yield opens
     if not opens.passed:
         return
     if safety is not Safety.APPROXIMATE:
-        yield _compared("outputs", before, candidate, safety, on.feeds, on.target)
+        yield _compared("outputs", before, candidate, safety, feeds, on.target)
     if oracle is not None:
-        yield _compared("masked oracle", oracle, candidate, Safety.ROUNDING, on.feeds, on.target)
+        yield _compared("masked oracle", oracle, candidate, Safety.ROUNDING, feeds, on.target)
 
 
 def _checked(before: Model, candidate: Model) -> CheckResult:
@@ -108,7 +118,7 @@ def _compared(
 
 
 def _run_finite(before: Model, candidate: Model, feeds: Samples, target: Target) -> str:
-    """Run the candidate once; it may be NaN only where ``before`` is.
+    """Run the candidate on the first feed and the last; it may be NaN only where ``before`` is.
 
     Raises:
         RuntimeFailure: GO-603/604, or GO-605 for new NaN or infinite values.
@@ -123,7 +133,12 @@ def _run_finite(before: Model, candidate: Model, feeds: Samples, target: Target)
         )
         for m in (before, candidate)
     ]
-    reference, outputs = (s.run(feeds[0]) for s in sessions)
+    for feed in (feeds[0], feeds[-1]):
+        _require_finite(*(session.run(feed) for session in sessions))
+    return ""
+
+
+def _require_finite(reference: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
     for name, value in outputs.items():
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
             continue
@@ -132,7 +147,6 @@ def _run_finite(before: Model, candidate: Model, feeds: Samples, target: Target)
             raise RuntimeFailure(
                 "GO-605", "the result has NaN or infinite outputs where the source has none", where=name
             )
-    return ""
 
 
 def _ensured(rewrite: Pass[PassOptions], ctx: PassContext, result: PassResult) -> CheckResult:

@@ -160,6 +160,7 @@ class PassContext:
         samples: calibration samples; ``None`` when the user gave none, or the source does not run on them.
         feeds: a few feeds on which the source runs, to time candidates on: the user's, or seeded synthetic ones;
             ``None`` where it cannot be run.
+        compared: those, and one of another batch where the source takes it, to compare candidates on.
         target: provider, threads and instruction set the result is for.
         seed: for everything random.
         progress: where to report.
@@ -178,6 +179,7 @@ class PassContext:
     progress: Progress = field(default_factory=Silent)
     time_budget: float = 60.0
     feeds: Samples | None = None
+    compared: Samples | None = None
     tune_time: float = 120.0
     fed: frozenset[str] = frozenset()
 

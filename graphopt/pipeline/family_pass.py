@@ -107,7 +107,7 @@ class FamilyPass(Pass[OptionsT]):
                 model.check()
             return Candidate(model, written.fired)
 
-        bench = SessionBench(before, ctx.source, ctx.feeds, ctx.target, ctx.progress)
+        bench = SessionBench(before, ctx.source, ctx.feeds, ctx.compared or ctx.feeds, ctx.target, ctx.progress)
         defaults = {family.name: family.default for family in families}
         return choose(defaults, build, bench, seconds=ctx.tune_time if ctx.time_budget > 0 else 0.0)
 

@@ -122,6 +122,7 @@ class PassManager:
             progress=self.progress,
             time_budget=self.time_budget,
             feeds=self.grounds.feeds,
+            compared=self.grounds.compared,
             tune_time=tune_time,
             fed=self._all_fed,
         )

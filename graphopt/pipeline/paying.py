@@ -81,7 +81,8 @@ class SessionBench:
     Attributes:
         before: the model that the pass was handed; outputs are compared with its.
         source: the user's own model; the result is timed against it.
-        feeds: what both run on.
+        feeds: what both are timed on.
+        compared: what their outputs are compared on.
         target: where to run.
         progress: where measurements report.
     """
@@ -89,12 +90,13 @@ class SessionBench:
     before: Model
     source: Model
     feeds: Samples
+    compared: Samples
     target: Target
     progress: Progress = field(default_factory=Silent)
 
     def fault(self, candidate: Model) -> str:
         """See ``Bench.fault``."""
-        grounds = Grounds(self.feeds, "", self.target)
+        grounds = Grounds(self.compared, "", self.target)
         for check in numeric_checks(self.before, candidate, Safety.ROUNDING, None, grounds):
             if check.passed is False:
                 return f"{check.name} check: {check.message}"

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.blackbox import doing
-from graphopt.data.samples import Samples
+from graphopt.data.samples import Feed, Samples
 from graphopt.data.synthetic import dynamic_dims, synthetic_samples
 from graphopt.errors import GraphoptError, RuntimeFailure, SampleError
 from graphopt.model.interface import Interface, TensorSpec
 from graphopt.model.model import Model
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import Target
+from graphopt.validation.batches import larger_batch
 
 if TYPE_CHECKING:
     from graphopt.model.model import Interface, TensorSpec
@@ -54,12 +55,14 @@ class PreparedFeeds:
     Attributes:
         feeds: the feeds; ``None``: the source cannot be run.
         reason: why it cannot be run; empty otherwise.
+        larger: two of them as one batch, where the source runs on that too.
         shapes: shapes of the synthetic inputs that worked.
         tried: sizes of dynamic dimensions that were tried, in order.
     """
 
     feeds: Samples | None
     reason: str = ""
+    larger: Feed | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     tried: tuple[int, ...] = ()
 
@@ -103,8 +106,15 @@ def prepare_feeds(
         return PreparedFeeds(None, str(error))
     if samples is not None and len(samples):
         failure = _failure(session, samples)
-        return PreparedFeeds(samples) if not failure else PreparedFeeds(None, failure)
-    return _search(model, session, seed, dict(dims or {}), dict(shapes or {}), count)
+        found = PreparedFeeds(None, failure) if failure else PreparedFeeds(samples)
+    else:
+        found = _search(model, session, seed, dict(dims or {}), dict(shapes or {}), count)
+    return found if found.feeds is None else replace(found, larger=_larger(model, session, found.feeds))
+
+
+def _larger(model: Model, session: Session, feeds: Samples) -> Feed | None:
+    feed = larger_batch(model.interface, feeds)
+    return None if feed is None or _failure(session, [feed]) else feed
 
 
 def _search(
@@ -143,7 +153,7 @@ def _require_known(interface: Interface, dims: Mapping[str, int]) -> None:
         raise SampleError("GO-402", f"no input has a dynamic dimension {unknown[0]!r}", hint=f"dimensions: {listed}")
 
 
-def _failure(session: Session, feeds: Samples) -> str:
+def _failure(session: Session, feeds: Sequence[Feed]) -> str:
     """Why the first feed does not run; empty if it does."""
     try:
         session.run(feeds[0])

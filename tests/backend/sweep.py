@@ -177,7 +177,7 @@ def _manager(model: Model, feed: Mapping[str, Any] | None) -> PassManager:
         grounds = Grounds(None, "the suite has no input for it", target)
     else:
         prepared = prepare_feeds(model, samples, seed=0, target=target)
-        grounds = Grounds(prepared.feeds, prepared.reason, target)
+        grounds = Grounds(prepared.feeds, prepared.reason, target, prepared.larger)
     return PassManager(source=model, grounds=grounds, samples=samples, validate=False, time_budget=0.0)
 
 

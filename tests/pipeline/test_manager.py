@@ -17,6 +17,7 @@ from graphopt.pipeline.outcome import OutcomeKind
 from graphopt.pipeline.recipe import Step
 from graphopt.runtime.target import Target
 from graphopt.testing.builders import conv_bn_relu
+from graphopt.testing.draft import Draft
 from graphopt.testing.formats import overridable
 
 from . import doubles
@@ -187,3 +188,14 @@ def test_the_time_for_tuning_is_shared_by_all_passes() -> None:
 
     replace(manager(), tune_time=100.0).run([step(Tunes)] * 3)
     assert seen == [100.0, 30.0, 0.0]
+
+
+def test_what_holds_for_one_batch_only_is_rolled_back() -> None:
+    draft = Draft()
+    draft.node("MatMul", [draft.input("x", ["n", 4]), draft.weight("w", 4, 3)], "y")
+    draft.output("y", ["n", 3])
+    run = manager(draft.model("batches"))
+    (stage,) = run.run([step(doubles.FixesTheBatch)])
+    assert stage.outcome.kind is OutcomeKind.ROLLED_BACK
+    assert stage.outcome.checks[-1].name == "session"
+    assert stage.model is run.source

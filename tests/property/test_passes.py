@@ -103,7 +103,7 @@ def run(source: Model, texts: tuple[str, ...] | list[str]) -> tuple[Stage, ...]:
     prepared = prepare_feeds(source, samples, seed=0, target=Target())
     assert prepared.feeds is not None, prepared.reason
     manager = PassManager(
-        source=source, grounds=Grounds(prepared.feeds, "", Target()), samples=samples, time_budget=0.0
+        source=source, grounds=Grounds(prepared.feeds, "", Target(), prepared.larger), samples=samples, time_budget=0.0
     )
     return manager.run(build_steps([parse_pass(text) for text in texts], Registry.discover(), named=True))
 
