@@ -77,7 +77,7 @@ class Quantize(Pass[QuantizeOptions]):
 
     When it applies:
         To float32 models with a Conv, Gemm or MatMul whose weight is constant, for the CPU provider, given calibration
-        samples. The opset is raised to 13 where it is lower.
+        samples. The opset is raised to 13 where it is lower, and to 14 where linear layers read two open dimensions.
 
     When it refuses:
         For another provider; when the model already holds quantized nodes; when nothing in it has a constant float32

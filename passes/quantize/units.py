@@ -17,6 +17,7 @@ from graphopt.analysis.clipping import clip_bounds
 from graphopt.model.domains import in_standard_domain
 from graphopt.model.editor import GraphEditor
 from graphopt.model.model import Model
+from graphopt.passes.quantize.prepare import keeps_rows
 
 
 class Kind(Enum):
@@ -239,13 +240,9 @@ def _matmul(finder: _Finder, node: gs.Node) -> Unit | None:
     weight = _matrix(finder, node.inputs[1])
     if weight is None:
         return None
-    add = finder.sole_consumer(node)
-    if (
-        add is not None
-        and add.op == "Add"
-        and in_standard_domain(add)
-        and finder.model.shape_of(node.inputs[0]) is not None
-    ):
+    add, shape = finder.sole_consumer(node), finder.model.shape_of(node.inputs[0])
+    rows = shape is not None and keeps_rows(finder.model, shape)
+    if add is not None and add.op == "Add" and in_standard_domain(add) and rows:
         other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
         bias = finder.editor.constant(other)
         if bias is not None and bias.dtype == np.float32 and bias.shape == (weight.shape[1],):

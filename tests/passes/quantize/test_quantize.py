@@ -16,8 +16,10 @@ from graphopt.passes.quantize.choose import WORTH, Trial, decide
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.prepare import prepare
 from graphopt.passes.quantize.search import Search
+from graphopt.passes.quantize.units import find_units
 from graphopt.pipeline.contract import Broken, Refusal
 from graphopt.runtime.latency import LatencyStats, PairedLatency
+from graphopt.runtime.session import open_session
 from graphopt.runtime.target import ProviderSpec, Target
 from graphopt.testing import builders
 from graphopt.testing.draft import Draft
@@ -191,6 +193,48 @@ def test_an_old_opset_is_raised() -> None:
     candidate, result = quantized(model)
     assert candidate.opset >= 13 and "raised from 8" in result.notes[0]
     assert sqnr(model, candidate, feeds(model)) > 20
+
+
+@pytest.mark.parametrize(("opset", "then"), [(12, 14), (13, 14), (17, 17)])
+def test_a_linear_layer_takes_empty_dimensions_as_before(opset: int, then: int) -> None:
+    model = Model.from_proto(open_rows(opset))
+    rows = np.random.default_rng(0).standard_normal((1, 5, 32)).astype(np.float32)
+    candidate, _ = quantized(model, Samples.of([{"x": rows}]))
+    assert [n.op for n in candidate.editor.nodes()].count("Gemm") == 2
+    assert candidate.opset == then
+    assert_same_shapes(model, candidate)
+
+
+def test_a_bias_stays_float_where_the_opset_has_no_way_to_state_an_empty_dimension() -> None:
+    proto = open_rows(13)
+    # Its second output is a mask before opset 14, and running statistics after: no adapter brings it over.
+    stats = [helper.make_tensor(n, TensorProto.FLOAT, [5], np.ones(5, np.float32)) for n in ("g", "h", "m", "v")]
+    proto.graph.initializer.extend(stats)
+    outputs = ["kept", "m2", "v2", "s1", "s2"]
+    proto.graph.node.append(helper.make_node("BatchNormalization", ["x", "g", "h", "m", "v"], outputs))
+    proto.graph.output.append(helper.make_tensor_value_info("m2", TensorProto.FLOAT, [5]))
+    model = Model.from_proto(proto)
+    prepare(model)
+    assert model.opset == 13
+    assert all(unit.bias_add is None for unit in find_units(model).all)
+
+
+def open_rows(opset: int) -> onnx.ModelProto:
+    """Two linear layers over rows that lie along two dimensions which the run decides."""
+    draft = Draft(0, opset=opset)
+    x = draft.input("x", ["b", "s", 32])
+    for index, (rows, columns) in enumerate(((32, 32), (32, 8))):
+        product = draft.node("MatMul", [x, draft.weight(f"w{index}", rows, columns)], f"product{index}")
+        x = draft.node("Add", [product, draft.weight(f"b{index}", columns)], f"sum{index}")
+    draft.output(x, ["b", "s", 8])
+    return draft.model("open_rows")
+
+
+def assert_same_shapes(model: Model, candidate: Model) -> None:
+    sessions = [open_session(m) for m in (model, candidate)]
+    for rows in ((1, 5), (0, 5), (2, 0), (0, 0)):
+        found = [s.run({"x": np.zeros((*rows, 32), np.float32)})["sum1"].shape for s in sessions]
+        assert found == [(*rows, 8)] * 2
 
 
 def test_an_explicit_node_that_does_not_exist_is_refused() -> None:
