@@ -210,7 +210,8 @@ def gather(op: Op) -> None:
     """Rows of the first input, picked by the second."""
     x, picked = op.axes(0), op.axes(1)
     axis = int(op.attr("axis", 0)) % len(x)
-    op.freeze(x[axis], f"{op.where} picks some of its entries")
+    # Not the second input's axes either: a masked index would be 0, which picks an entry as well.
+    op.freeze_all([x[axis], *picked], f"{op.where} picks some of its entries")
     op.emit([*x[:axis], *picked, *x[axis + 1 :]])
 
 
