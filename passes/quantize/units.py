@@ -155,7 +155,11 @@ class _Finder:
     def build(
         self, kind: Kind, nodes: tuple[gs.Node, ...], slots: tuple[int, ...], *, factor: float = 1.0, tail: bool = False
     ) -> Unit | None:
-        """A unit of ``nodes`` and, with ``tail``, of the Relu or Clip behind them; ``None`` if it cannot be one."""
+        """A unit of ``nodes`` and, with ``tail``, of the Relu or Clip behind them; ``None`` if it cannot be one.
+
+        Raises:
+            Unfit: a convolution whose result is a graph output.
+        """
         bounds = None
         if tail:
             after = self._tail(nodes[-1])
@@ -168,6 +172,8 @@ class _Finder:
             return None
         if kind is not Kind.LINEAR and any(self.editor.is_output(t) for t in writes):
             # An output stays float: quantizing it costs accuracy where it shows, and nothing reads the codes.
+            if kind is Kind.CONV:
+                raise Unfit("its result is a graph output, which stays float")
             return None
         return Unit(
             name=head.name or writes[0].name,

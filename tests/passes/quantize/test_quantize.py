@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,8 @@ from onnx import TensorProto, helper
 from graphopt.data.samples import Samples
 from graphopt.model.model import Model
 from graphopt.passes.quantize import Quantize, QuantizeOptions
-from graphopt.passes.quantize.choose import WORTH, Trial, decide
+from graphopt.passes.quantize.choose import WORTH, Bench, Trial, decide
+from graphopt.passes.quantize.fused import LEFT_FLOAT
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.prepare import prepare
 from graphopt.passes.quantize.search import Search
@@ -143,6 +145,64 @@ def test_half_precision_is_refused_with_the_reason() -> None:
 def test_a_model_without_layers_is_refused() -> None:
     with pytest.raises(Refusal, match="no convolution or linear layer"):
         quantized(Model.from_proto(builders.nothing_to_do(0)))
+
+
+def test_the_reasons_name_the_layers_that_come_closest() -> None:
+    draft = Draft(0)
+    x = draft.input("x", [1, 3, 8, 8])
+    for name in "abcd":
+        draft.output(draft.conv(x, name, 3, 4), [1, 4, 8, 8])
+    draft.node("Conv", [x, draft.input("w", [4, 3, 1, 1])], "e", name="e")
+    draft.output("e", [1, 4, 8, 8])
+    with pytest.raises(Refusal) as caught:
+        quantized(Model.from_proto(draft.model("outputs")))
+    names = [node.name for node in draft.nodes]
+    assert caught.value.reason == (
+        "no layer can be made integer: "
+        f"its result is a graph output, which stays float ({', '.join(names[:3])} and 1 more); "
+        "its weight is not constant (e)"
+    )
+
+
+def with_a_loose_layer(*, also: bool) -> onnx.ModelProto:
+    """A product whose sum with an activation onnxruntime makes a float Gemm of; ``also``: a layer before it."""
+    draft = Draft(0)
+    x = draft.input("x", [64, 32])
+    if also:
+        x = draft.node("Relu", [draft.node("MatMul", [x, draft.weight("w0", 32, 32)], "first", name="first")], "relu")
+    product = draft.node("MatMul", [x, draft.weight("w1", 32, 32)], "product", name="loose")
+    draft.node("Add", [product, draft.node("Sin", [x], "sine")], "y")
+    draft.output("y", [64, 32])
+    return draft.model("loose")
+
+
+@pytest.mark.parametrize("placement", [{}, {"placement": "explicit", "integer_nodes": ("first", "loose")}])
+def test_a_layer_that_does_not_fuse_is_left_float_and_the_rest_is_kept(placement: dict[str, Any]) -> None:
+    model = Model.from_proto(with_a_loose_layer(also=True))
+    _, result = quantized(model, **placement)
+    assert [site.where for site in result.applied] == ["first"]
+    assert [(skip.where, skip.reason) for skip in result.skipped] == [("loose", LEFT_FLOAT)]
+    assert result.resolved is not None and result.resolved.integer_nodes == ("first",)  # type: ignore[attr-defined]
+
+
+def test_measured_placements_leave_it_float_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[frozenset[str]] = []
+
+    def first(bench: Bench, label: str, integer: frozenset[str]) -> Trial | None:
+        tried.append(integer)
+        return None
+
+    monkeypatch.setattr(Bench, "try_out", first)
+    _, result = quantized(Model.from_proto(with_a_loose_layer(also=True)), seconds=1.0)
+    assert tried and not any("loose" in integer for integer in tried)
+    assert [(skip.where, skip.reason) for skip in result.skipped] == [("loose", LEFT_FLOAT)]
+
+
+def test_a_model_of_nothing_but_layers_that_do_not_fuse_stays_as_it_is() -> None:
+    model = Model.from_proto(with_a_loose_layer(also=False))
+    candidate, result = quantized(model)
+    assert not result.modified and candidate.fingerprint() == model.fingerprint()
+    assert [(skip.where, skip.reason) for skip in result.skipped] == [("loose", LEFT_FLOAT)]
 
 
 def test_nodes_that_the_user_skips_stay_float() -> None:
