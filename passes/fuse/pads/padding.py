@@ -75,7 +75,7 @@ def window_pads(node: gs.Node, rank: int) -> list[int] | None:
 def never_negative(tensor: gs.Tensor, scope: Scope) -> bool:
     """Whether every element is ≥ 0 (or NaN) whatever the input, as the nodes just before ``tensor`` prove."""
     for _ in range(_LOOK_BACK):
-        node = scope.editor.producer(tensor)
+        node = scope.producer(tensor)
         if node is None or not in_standard_domain(node):
             return False
         bounds = clip_bounds(scope.editor, node)
@@ -96,7 +96,7 @@ def never_empty(tensor: gs.Tensor, scope: Scope) -> bool:
     if shape is not None and all(isinstance(size, int) and size > 0 for size in shape[2:]):
         return True
     for _ in range(_LOOK_BACK):
-        node = scope.editor.producer(tensor)
+        node = scope.producer(tensor)
         if node is None or not in_standard_domain(node) or node.outputs[0] is not tensor:
             return False
         if node.op == "Conv":
