@@ -214,6 +214,21 @@ def test_channels_picked_in_another_order_stay_and_the_others_are_cut(indices: l
     assert "picks some of its entries" in reasons(result)
 
 
+SHUFFLE = [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+@pytest.mark.parametrize(
+    ("indices", "picked"), [(SHUFFLE, 4), ([4, 5, 6, 7, 0, 1, 2, 3], 4), ([-4, -3, -2, -1], 2), ([5, 6, 7, 1, 2, 3], 4)]
+)
+def test_indices_that_move_channels_in_runs_or_shuffle_them_are_followed(indices: list[int], picked: int) -> None:
+    proto = picking_net(indices)
+    candidate, result = removed(proto)
+    assert result.oracle is not None and gap(result.oracle, candidate) <= 1e-5
+    found = shapes(candidate)
+    assert found["b.weight"][0] < 8
+    assert found["c.weight"][1] == found["indices"][0] == picked
+
+
 # A removed channel that is not zero
 
 
