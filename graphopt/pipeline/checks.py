@@ -10,6 +10,7 @@ import numpy as np
 
 from graphopt.data.samples import Feed, Samples
 from graphopt.errors import GraphoptError, RuntimeFailure
+from graphopt.model.arrays import Array
 from graphopt.model.interface import Interface
 from graphopt.model.model import Model
 from graphopt.pipeline.contract import Broken, Pass, PassContext, PassOptions, PassResult, Safety
@@ -53,6 +54,32 @@ def structural_checks(
     expected = expected_interface(before.interface, result)
     same = candidate.interface == expected
     yield CheckResult("interface", same, "" if same else interface_difference(expected, candidate.interface))
+
+
+def training_conflict(before: Model, candidate: Model) -> str:
+    """Why a model with training information cannot hold the edits of a pass; empty: it can.
+
+    Training starts from the initializers that its bindings name, so those keep their values, to the bit. That none of
+    them is removed or renamed, ``Model.finish`` sees to.
+    """
+    if not before.has_training_info:
+        return ""
+    for info in before.skeleton()[0].training_info:
+        for binding in (*info.initialization_binding, *info.update_binding):
+            old, new = (_constant(model, binding.key) for model in (before, candidate))
+            if old is not None and new is not None and not _same_bits(old, new):
+                return f"it would change {binding.key!r}, which the model's training_info refers to as it is"
+    return ""
+
+
+def _constant(model: Model, name: str) -> Array | None:
+    tensor = model.editor.tensor(name)
+    return None if tensor is None else model.editor.constant(tensor)
+
+
+def _same_bits(old: Array, new: Array) -> bool:
+    # Bytes, since NaN equals nothing and -0.0 equals 0.0; the arrays that a pass did not touch are the same object.
+    return old is new or (old.dtype == new.dtype and old.shape == new.shape and old.tobytes() == new.tobytes())
 
 
 def expected_interface(before: Interface, result: PassResult) -> Interface:

@@ -42,7 +42,7 @@ class FoldBatchNorm(Rule):
 
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """See ``Rule.apply``."""
-        layer = scope.editor.producer(node.inputs[0])
+        layer = scope.producer(node.inputs[0])
         if layer is None or layer.op not in _PRODUCERS:
             return None
         reason = _why_not(node, layer, scope)

@@ -18,7 +18,7 @@ from graphopt.data.check import fed_defaults
 from graphopt.data.samples import Samples
 from graphopt.errors import GraphoptError, InternalError, LimitError, PassError, RuntimeFailure, SampleError, UsageError
 from graphopt.model.model import Model
-from graphopt.pipeline.checks import Grounds, numeric_checks, structural_checks
+from graphopt.pipeline.checks import Grounds, numeric_checks, structural_checks, training_conflict
 from graphopt.pipeline.contract import PassContext, PassResult, Refusal, Safety
 from graphopt.pipeline.outcome import CheckResult, Outcome, OutcomeKind, Stage
 from graphopt.pipeline.plan import require_calibration
@@ -162,6 +162,9 @@ class PassManager:
         try:
             if not result.modified:
                 return self._unchanged(step, model, candidate, result)
+            conflict = training_conflict(model, candidate)
+            if conflict:
+                return Outcome(step, OutcomeKind.SKIPPED, conflict, result)
             for check in self._all_checks(step, ctx, model, result):
                 checks.append(check)
                 if check.passed is False:

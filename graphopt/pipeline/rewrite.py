@@ -29,7 +29,7 @@ def rewrite(scope: Scope, rules: Sequence[Rule]) -> tuple[list[Site], list[Skip]
     while queue:
         node = queue.popleft()
         waiting.discard(id(node))
-        if id(node) in scope.removed or not scope.selection.allows(node):
+        if id(node) in scope.removed or not scope.may_rewrite(node):
             continue
         site, skips[id(node)] = _first_site(node, scope, matching.of(node))
         if site is None:

@@ -19,9 +19,11 @@ import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import ModelError
+from graphopt.model.domains import in_standard_domain
 from graphopt.model.editor import GraphEditor
 from graphopt.model.model import Model
 from graphopt.pipeline.contract import Json, Safety, Site, Skip
+from graphopt.pipeline.operators import is_whole
 from graphopt.pipeline.selection import Selection
 from graphopt.runtime.target import Target
 
@@ -87,6 +89,19 @@ class Scope:
     def editor(self) -> GraphEditor:
         """The candidate's editor."""
         return self.model.editor
+
+    def is_whole(self, node: gs.Node) -> bool:
+        """Whether a node has what its operator must have, so that a rule can look into it; see ``operators``."""
+        return not in_standard_domain(node) or is_whole(node, self.model.opset)
+
+    def may_rewrite(self, node: gs.Node) -> bool:
+        """Whether the user lets the pass touch a node, and rules can look into it."""
+        return self.selection.allows(node) and self.is_whole(node)
+
+    def producer(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The node that computes ``tensor``; ``None`` where none does, or rules cannot look into it."""
+        node = self.editor.producer(tensor)
+        return node if node is not None and self.is_whole(node) else None
 
     def input(self, node: gs.Node, index: int) -> gs.Tensor | None:
         """Input ``index``, or ``None`` where an optional input is left out."""

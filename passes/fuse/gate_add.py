@@ -38,7 +38,7 @@ class GateAdd(Rule):
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """See ``Rule.apply``."""
         for index in (0, 1):
-            product, x = scope.editor.producer(node.inputs[index]), node.inputs[1 - index]
+            product, x = scope.producer(node.inputs[index]), node.inputs[1 - index]
             if product is None or product.op != "Mul" or not in_standard_domain(product):
                 continue
             place = next((i for i in (0, 1) if product.inputs[i] is x), None)

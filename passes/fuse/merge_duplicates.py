@@ -7,19 +7,16 @@ from collections.abc import Hashable
 from typing import ClassVar
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.model.domains import in_standard_domain
 from graphopt.model.graph import RawAttribute, node_bodies
 from graphopt.passes.fuse.order import nodes_in_order
 from graphopt.pipeline.contract import Safety, Site, Skip
+from graphopt.pipeline.operators import QUANTIZATION, RANDOM, is_deterministic
 from graphopt.pipeline.rules import Array, GraphRule, Scope, label
 
-_RANDOM = frozenset({"Bernoulli", "Dropout", "Multinomial"})
-_RANDOM |= {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
-_QUANTIZATION = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"})
-_LEFT_ALONE = _RANDOM | _QUANTIZATION | {"Constant"}
+_LEFT_ALONE = RANDOM | QUANTIZATION | {"Constant"}
 
 _SMALL_BYTES = 4096
 _SAMPLE = 64
@@ -77,7 +74,7 @@ def _key(node: gs.Node, constants: _Constants, scope: Scope) -> Hashable | None:
     """What equal nodes have in common; ``None`` for a node that must not be merged."""
     if not in_standard_domain(node) or node.op in _LEFT_ALONE or node_bodies(node) or len(node.outputs) == 0:
         return None
-    if not _deterministic(node.op, scope.model.opset):
+    if not is_deterministic(node.op, scope.model.opset):
         return None
     outputs = tuple(t.is_empty() for t in node.outputs)
     inputs = tuple(constants.number(t) for t in node.inputs)
@@ -91,14 +88,6 @@ def _attribute(value: object) -> tuple[str, str, str]:
         array = value.values
         return "tensor", f"{array.dtype} {array.shape}", _digest(array)
     return type(value).__name__, "", repr(value)
-
-
-def _deterministic(op: str, opset: int) -> bool:
-    try:
-        schema = onnx.defs.get_schema(op, opset, "")
-    except onnx.defs.SchemaError:
-        return False
-    return not bool(getattr(schema, "non_deterministic", False))
 
 
 def _digest(array: Array) -> str:

@@ -67,7 +67,7 @@ def operand_and_scalar(scope: Scope, node: gs.Node) -> tuple[gs.Tensor, float] |
 
 def producer(scope: Scope, tensor: gs.Tensor) -> gs.Node | None:
     """The standard-domain node that computes a float32 ``tensor``, if one does."""
-    node = scope.editor.producer(tensor)
+    node = scope.producer(tensor)
     if node is None or not in_standard_domain(node) or not is_float32(scope, tensor):
         return None
     return node

@@ -12,6 +12,7 @@ from graphopt.passes.quantize.candidates import default_placement
 from graphopt.passes.quantize.choose import Bench
 from graphopt.passes.quantize.emit import emit
 from graphopt.passes.quantize.figures import headline, in_order, not_worth, sites, totals, trial_figures
+from graphopt.passes.quantize.fused import LEFT_FLOAT, fusing
 from graphopt.passes.quantize.isa import kernels_saturate
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.prepare import prepare
@@ -77,7 +78,7 @@ class Quantize(Pass[QuantizeOptions]):
 
     When it applies:
         To float32 models with a Conv, Gemm or MatMul whose weight is constant, for the CPU provider, given calibration
-        samples. The opset is raised to 13 where it is lower.
+        samples. The opset is raised to 13 where it is lower, and to 14 where linear layers read two open dimensions.
 
     When it refuses:
         For another provider; when the model already holds quantized nodes; when nothing in it has a constant float32
@@ -87,8 +88,8 @@ class Quantize(Pass[QuantizeOptions]):
 
     Safety:
         APPROXIMATE. Every result is opened at ORT_ENABLE_ALL and compared with ORT_DISABLE_ALL; the number of integer
-        kernels that onnxruntime loads must be the number written. A float node that onnxruntime would quantize by
-        itself is kept float by a no-op.
+        kernels that onnxruntime loads must be the number written. A layer that it makes none of is left float; a float
+        node that it would quantize by itself is kept float by a no-op.
 
     Options:
         Ranges: calibration, percentile. Placement: placement, integer_nodes, measure, min_sqnr; only and skip leave
@@ -125,8 +126,9 @@ class Quantize(Pass[QuantizeOptions]):
         foreign = foreign_integer_op(ctx.model)
         if foreign is not None:
             raise Refusal(f"the model is quantized already: it holds {foreign.op}", foreign.name)
-        if not any(unit.kind in HEAVY for unit in find_units(ctx.model).all):
-            raise Refusal(nothing_to_do(ctx.model))
+        units = find_units(ctx.model)
+        if not any(unit.kind in HEAVY for unit in units.all):
+            raise Refusal(nothing_to_do(ctx.model, units))
 
     def run(self, ctx: PassContext) -> PassResult:
         """Calibrate, choose a placement, write it."""
@@ -134,14 +136,18 @@ class Quantize(Pass[QuantizeOptions]):
         work = prepared(ctx)
         calibrated = calibrate(work, ctx, self._percentile(), split=self._measured(ctx))
         limit = self.options.overflow == "avoid" or (self.options.overflow == "auto" and kernels_saturate())
-        skipped = tuple(Skip(where, reason) for where, reason in calibrated.reasons.items())
         template = calibrated.rest.plan(limit_pairs=limit, correct_biases=self.options.bias_correction == "on")
+        if self._measured(ctx):
+            whole = replace(template, integer=default_placement(work.units, calibrated.possible))
+            calibrated = calibrated.without(fusing(work.model, work.units, whole, ctx.target)[1], LEFT_FLOAT)
         bench = self._bench(work, calibrated, template, ctx) if self._measured(ctx) else None
         integer, corrected = self._choose(work, calibrated, bench, ctx)
-        if not integer:
+        plan = replace(calibrated.whole.plan(limit_pairs=limit, correct_biases=corrected), integer=integer)
+        plan, loose = fusing(work.model, work.units, plan, ctx.target)
+        skipped = tuple(Skip(where, why) for where, why in calibrated.without(loose, LEFT_FLOAT).reasons.items())
+        if not plan.integer:
             return PassResult(False, skipped=skipped, summary=trial_figures(bench), notes=(not_worth(bench),))
         notes = prepare(ctx.model, left_out(ctx))
-        plan = replace(calibrated.whole.plan(limit_pairs=limit, correct_biases=corrected), integer=integer)
         emit(ctx.model, plan)
         decided = {
             "placement": "explicit",

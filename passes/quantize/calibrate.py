@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,6 +85,12 @@ class Calibrated:
     held_out: Samples
     possible: frozenset[str]
     reasons: Mapping[str, str]
+
+    def without(self, names: Collection[str], reason: str) -> Calibrated:
+        """The same without these units, for this reason."""
+        return replace(
+            self, possible=self.possible - set(names), reasons={**self.reasons, **dict.fromkeys(sorted(names), reason)}
+        )
 
     @property
     def elements(self) -> Mapping[str, float]:

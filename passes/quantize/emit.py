@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 from graphopt.model.model import Model
 from graphopt.passes.quantize.guards import break_silent_quantization, shield_captures
 from graphopt.passes.quantize.plan import Grid, Interval, Plan
+from graphopt.passes.quantize.prepare import open_rows
 from graphopt.passes.quantize.units import Kind, Unit, find_units
 from graphopt.passes.quantize.weights import channel_axis
 from graphopt.passes.quantize.writer import Writer, output_names
@@ -127,22 +128,20 @@ def _matmul_with_bias(writer: Writer, unit: Unit) -> gs.Tensor:
     flat = editor.add_constant(f"{unit.name}_flat", np.array([-1, weight.shape[0]], np.int64))
     rows = writer.node("Reshape", [x, flat], f"{unit.name}_rows")
     product = writer.node("Gemm", [rows, back, bias_back], f"{unit.name}_gemm")
-    return writer.node("Reshape", [product, _shape_of(writer, source, shape, weight)], unit.name)
+    if open_rows(shape) <= 1:
+        fixed = [d if isinstance(d, int) and d > 0 else -1 for d in shape[:-1]]
+        target = editor.add_constant("rows_shape", np.array([*fixed, weight.shape[1]], np.int64))
+        return writer.node("Reshape", [product, target], unit.name)
+    return writer.node("Reshape", [product, _computed_shape(writer, source, rank - 1, weight)], unit.name, allowzero=1)
 
 
-def _shape_of(
-    writer: Writer, source: gs.Tensor, shape: tuple[int | str | None, ...], weight: npt.NDArray[np.float32]
-) -> gs.Tensor:
-    """The shape of a linear layer's output: constant where at most one leading dimension is open."""
-    leading, columns = shape[:-1], weight.shape[1]
-    if sum(not isinstance(d, int) for d in leading) <= 1:
-        fixed = [d if isinstance(d, int) else -1 for d in leading]
-        return writer.editor.add_constant("rows_shape", np.array([*fixed, columns], np.int64))
+def _computed_shape(writer: Writer, source: gs.Tensor, leading: int, weight: npt.NDArray[np.float32]) -> gs.Tensor:
+    """The shape of a linear layer's output, where no constant can say it."""
     editor = writer.editor
-    ends = [editor.add_constant("shape_part", np.array([v], np.int64)) for v in (0, len(leading))]
+    ends = [editor.add_constant("shape_part", np.array([v], np.int64)) for v in (0, leading)]
     whole = writer.node("Shape", [source], f"{source.name}_shape")
     front = writer.node("Slice", [whole, *ends], f"{source.name}_leading")
-    last = editor.add_constant("columns", np.array([columns], np.int64))
+    last = editor.add_constant("columns", np.array([weight.shape[1]], np.int64))
     return writer.node("Concat", [front, last], f"{source.name}_product_shape", axis=0)
 
 

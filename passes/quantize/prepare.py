@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from graphopt.errors import ModelError
 from graphopt.model.domains import in_standard_domain
 from graphopt.model.model import Model
 
 LEAST_OPSET = 13
 """Per-channel QuantizeLinear and DequantizeLinear exist since opset 13."""
+ALLOWZERO = 14
+"""The operator set from which on a 0 in a Reshape's target may be a size."""
 
 
 def prepare(model: Model, left_out: Collection[str] = ()) -> tuple[str, ...]:
@@ -29,13 +32,48 @@ def prepare(model: Model, left_out: Collection[str] = ()) -> tuple[str, ...]:
         ModelError: GO-305, a node cannot be brought to opset 13.
     """
     notes: list[str] = []
-    if model.opset < LEAST_OPSET:
-        before = model.opset
+    before = model.opset
+    if before < ALLOWZERO and _has_open_rows(model) and _reaches(model, ALLOWZERO):
+        model.raise_opset(ALLOWZERO)
+        notes.append(f"The opset was raised from {before} to {ALLOWZERO}, whose Reshape takes 0 for a size.")
+    elif before < LEAST_OPSET:
         model.raise_opset(LEAST_OPSET)
         notes.append(f"The opset was raised from {before} to {LEAST_OPSET}, the first with per-channel weights.")
     if _pool_means(model, left_out) + _pad_every_axis(model):
         model.finish()
     return tuple(notes)
+
+
+def keeps_rows(model: Model, shape: Sequence[int | str | None]) -> bool:
+    """Whether a product of rows can be brought back to ``[*leading, columns]``, empty dimensions included.
+
+    A constant target does it where at most one leading dimension is open (-1). A computed one may hold a 0 that is a
+    size, which Reshape takes for "copy" before opset 14.
+    """
+    return open_rows(shape) <= 1 or model.opset >= ALLOWZERO
+
+
+def open_rows(shape: Sequence[int | str | None]) -> int:
+    """How many leading dimensions of ``[*leading, columns]`` a constant target of Reshape cannot state."""
+    return sum(not (isinstance(size, int) and size > 0) for size in shape[:-1])
+
+
+def _has_open_rows(model: Model) -> bool:
+    """Whether a constant matrix multiplies rows that lie along two open dimensions."""
+    return any(
+        open_rows(model.shape_of(node.inputs[0]) or ()) > 1
+        for node in model.editor.nodes()
+        if node.op == "MatMul" and in_standard_domain(node) and model.editor.constant(node.inputs[1]) is not None
+    )
+
+
+def _reaches(model: Model, version: int) -> bool:
+    try:
+        # A node without an adapter is met half-way: the trial on a clone keeps the model whole.
+        model.clone().raise_opset(version)
+    except ModelError:
+        return False
+    return True
 
 
 def _pool_means(model: Model, left_out: Collection[str]) -> int:

@@ -17,6 +17,7 @@ from graphopt.analysis.clipping import clip_bounds
 from graphopt.model.domains import in_standard_domain
 from graphopt.model.editor import GraphEditor
 from graphopt.model.model import Model
+from graphopt.passes.quantize.prepare import keeps_rows
 
 
 class Kind(Enum):
@@ -154,7 +155,11 @@ class _Finder:
     def build(
         self, kind: Kind, nodes: tuple[gs.Node, ...], slots: tuple[int, ...], *, factor: float = 1.0, tail: bool = False
     ) -> Unit | None:
-        """A unit of ``nodes`` and, with ``tail``, of the Relu or Clip behind them; ``None`` if it cannot be one."""
+        """A unit of ``nodes`` and, with ``tail``, of the Relu or Clip behind them; ``None`` if it cannot be one.
+
+        Raises:
+            Unfit: a convolution whose result is a graph output.
+        """
         bounds = None
         if tail:
             after = self._tail(nodes[-1])
@@ -167,6 +172,8 @@ class _Finder:
             return None
         if kind is not Kind.LINEAR and any(self.editor.is_output(t) for t in writes):
             # An output stays float: quantizing it costs accuracy where it shows, and nothing reads the codes.
+            if kind is Kind.CONV:
+                raise Unfit("its result is a graph output, which stays float")
             return None
         return Unit(
             name=head.name or writes[0].name,
@@ -239,13 +246,9 @@ def _matmul(finder: _Finder, node: gs.Node) -> Unit | None:
     weight = _matrix(finder, node.inputs[1])
     if weight is None:
         return None
-    add = finder.sole_consumer(node)
-    if (
-        add is not None
-        and add.op == "Add"
-        and in_standard_domain(add)
-        and finder.model.shape_of(node.inputs[0]) is not None
-    ):
+    add, shape = finder.sole_consumer(node), finder.model.shape_of(node.inputs[0])
+    rows = shape is not None and keeps_rows(finder.model, shape)
+    if add is not None and add.op == "Add" and in_standard_domain(add) and rows:
         other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
         bias = finder.editor.constant(other)
         if bias is not None and bias.dtype == np.float32 and bias.shape == (weight.shape[1],):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from graphopt.model.model import Model
+from graphopt.passes.quantize.units import Units
 from graphopt.pipeline.contract import Broken
-from graphopt.runtime.optimized import optimized_ops
+from graphopt.runtime.optimized import optimized_nodes, optimized_ops
 from graphopt.runtime.target import Target
 
 _INTEGER_OPS = frozenset(
@@ -31,6 +32,7 @@ _KERNELS = {
     "Gemm": ("QGemm",),
     "MatMul": ("QLinearMatMul", "MatMulIntegerToFloat"),
 }
+_SHOWN = 3
 
 
 def foreign_integer_op(model: Model) -> gs.Node | None:
@@ -40,18 +42,29 @@ def foreign_integer_op(model: Model) -> gs.Node | None:
 
 def written_kernels(model: Model) -> Counter[str]:
     """How many Conv, Gemm and MatMul nodes read their weight back from integers."""
-    counts: Counter[str] = Counter()
+    return Counter(node.op for node, _ in _written(model))
+
+
+def _written(model: Model) -> Iterator[tuple[gs.Node, gs.Node]]:
+    """Each of these nodes, and what reads its weight back."""
     for node in model.editor.nodes():
-        if node.op not in _KERNELS:
-            continue
-        source = model.editor.producer(node.inputs[1])
-        if source is not None and source.op == "DequantizeLinear" and _is_weight(model, source):
-            counts[node.op] += 1
-    return counts
+        back = model.editor.producer(node.inputs[1]) if node.op in _KERNELS else None
+        if back is not None and back.op == "DequantizeLinear" and model.editor.constant(back.inputs[0]) is not None:
+            yield node, back
 
 
-def _is_weight(model: Model, dequantize: gs.Node) -> bool:
-    return model.editor.constant(dequantize.inputs[0]) is not None
+def unfused_layers(model: Model, target: Target) -> frozenset[str]:
+    """Output names of the written nodes whose weight onnxruntime still reads back to floats.
+
+    Raises:
+        RuntimeFailure: GO-603, the model does not open.
+    """
+    nodes = optimized_nodes(model, provider=target.provider, custom_op_libraries=target.custom_op_libraries)
+    reading = [node for node in nodes if node.op.rsplit(":", 1)[-1] == "DequantizeLinear"]
+    floats = {name for node in reading for name in (node.inputs[0], *node.outputs)}
+    return frozenset(
+        node.outputs[0].name for node, back in _written(model) if {back.inputs[0].name, back.outputs[0].name} & floats
+    )
 
 
 def loaded_kernels(model: Model, target: Target) -> Counter[str]:
@@ -78,9 +91,18 @@ def check_fusions(model: Model, target: Target) -> None:
             )
 
 
-def nothing_to_do(model: Model) -> str:
-    """Why a model holds no layer that could be made integer."""
-    constants = (model.editor.constant(tensor) for node in model.editor.nodes() for tensor in node.inputs[1:2])
-    if any(value is not None and value.dtype == np.float16 for value in constants):
-        return "the weights are float16: integer kernels are made from float32 models"
-    return "there is no convolution or linear layer with a constant float32 weight"
+def nothing_to_do(model: Model, units: Units) -> str:
+    """Why a model holds no layer that could be made integer, by the nodes that come closest."""
+    nodes: dict[str, list[str]] = {}
+    for node in model.editor.nodes():
+        name = node.name or node.outputs[0].name
+        if node.op in _KERNELS and name in units.refused:
+            nodes.setdefault(units.refused[name], []).append(name)
+    if not nodes:
+        return "there is no convolution or linear layer with a constant float32 weight, outside of bodies"
+    return "no layer can be made integer: " + "; ".join(f"{why} ({_listed(names)})" for why, names in nodes.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
-from graphopt.analysis.channels import Channels, Fold, Kept, SizeEdit, Use
+from graphopt.analysis.channels import Channels, Fold, Kept, Pick, SizeEdit, Use
 from graphopt.analysis.channels.factors import Indices
 from graphopt.model.model import Model
 
@@ -66,6 +66,8 @@ class Removal:
             self._replace(use, np.ascontiguousarray(value), shared)
         for edit in self.channels.facts.edits:
             self._resize(edit)
+        for pick in self.channels.facts.picks:
+            self._renumber(pick)
 
     def add_bias(self, node: gs.Node, index: int, push: npt.NDArray[np.float64]) -> None:
         """Add ``push`` [outputs] to the node's bias; where there is none, one is made and shrinks with the outputs."""
@@ -108,6 +110,16 @@ class Removal:
         self.add_bias(site.node, site.bias or 0, np.take(weight, lost, axis).sum(axis=others) * fold.constant)
         weight[(slice(None),) * axis + (lost,)] = 0
         self.model.editor.set_constant(use.node, use.index, weight.astype(use.value.dtype))
+
+    def _renumber(self, pick: Pick) -> None:
+        """Let indices name the channels that stay by their new places."""
+        atoms = self.channels.facts.atoms
+        if not any(atom in self.kept for atom in atoms.leaves(pick.source)):
+            return
+        old = constant(self.model, pick.node, 1)
+        named = old[self.channels.remaining(pick.picked, self.kept)] % (atoms.size(pick.source) or 1)
+        fresh = np.searchsorted(self.channels.remaining(pick.source, self.kept), named)
+        self.model.editor.set_constant(pick.node, 1, fresh.astype(old.dtype))
 
     def _resize(self, edit: SizeEdit) -> None:
         atoms = self.channels.facts.atoms

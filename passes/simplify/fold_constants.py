@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import onnx
 import onnx_graphsurgeon as gs
 
 from graphopt.errors import RuntimeFailure
 from graphopt.model.domains import in_standard_domain
 from graphopt.passes.simplify.evaluate import Evaluator
 from graphopt.pipeline.contract import Safety, Site, Skip
+from graphopt.pipeline.operators import QUANTIZATION, RANDOM, is_deterministic
 from graphopt.pipeline.rules import Array, Rule, Scope
 
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
-)
 _OTHER_RULES = frozenset({"Constant", "Identity"})
-_QUANTIZATION = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
-_LEFT_ALONE = _RANDOM | _OTHER_RULES | _QUANTIZATION
+_LEFT_ALONE = RANDOM | _OTHER_RULES | QUANTIZATION
 
 _MOVE = (
     "CastLike Compress Concat ConstantOfShape DepthToSpace Expand EyeLike Flatten Gather GatherElements "
@@ -65,7 +61,7 @@ class FoldConstants(Rule):
         values = _constant_inputs(node, scope)
         if values is None or self._takes(node, values) is False:
             return None
-        if node.op in _RANDOM:
+        if node.op in RANDOM:
             return self.skip(node, f"{node.op} is random and never folded")
         if not _may_fold(node, scope):
             return None
@@ -138,15 +134,7 @@ def _may_fold(node: gs.Node, scope: Scope) -> bool:
         return False
     if any(scope.editor.is_output(t) or not scope.may_become_constant(t) for t in node.outputs):
         return False
-    return _deterministic(node.op, scope.model.opset)
-
-
-def _deterministic(op: str, opset: int) -> bool:
-    try:
-        schema = onnx.defs.get_schema(op, opset, "")
-    except onnx.defs.SchemaError:
-        return False
-    return not bool(getattr(schema, "non_deterministic", False))
+    return is_deterministic(node.op, scope.model.opset)
 
 
 def _freed(node: gs.Node, scope: Scope) -> int:

@@ -32,7 +32,7 @@ class MatMulAdd(Rule):
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """See ``Rule.apply``."""
         for index in (0, 1):
-            product = scope.editor.producer(node.inputs[index])
+            product = scope.producer(node.inputs[index])
             if product is None or product.op != "MatMul" or not in_standard_domain(product):
                 continue
             if not _fits(product, scope.constant(node, 1 - index), scope):

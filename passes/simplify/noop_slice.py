@@ -42,7 +42,11 @@ def _takes_all(node: gs.Node, scope: Scope) -> bool:
     axes, steps = _axes(node, scope, len(starts)), _steps(node, scope, len(starts))
     if axes is None or steps is None or any(step != 1 for step in steps):
         return False
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        return False
     shape = scope.shape(node.inputs[0])
+    if shape is not None and any(not -len(shape) <= axis < len(shape) for axis in axes):
+        return False
     for axis, start, end in zip(axes, starts, ends, strict=True):
         dim = shape[axis] if shape is not None else None
         size = dim if isinstance(dim, int) else None

@@ -47,7 +47,7 @@ def _value(node: gs.Node, scope: Scope) -> Array | None:
     if node.op == "Size":
         sizes = static(scope.shape(node.inputs[0]))
         return None if sizes is None else np.array(np.prod(sizes, dtype=np.int64), np.int64)
-    producer = scope.editor.producer(node.inputs[0])
+    producer = scope.producer(node.inputs[0])
     if producer is None or producer.op != "Shape" or not in_standard_domain(producer):
         return None
     dims = _dims(producer, scope)

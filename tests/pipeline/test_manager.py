@@ -154,6 +154,21 @@ def test_weights_that_a_training_graph_refers_to_are_left_alone() -> None:
     assert "training_info" in approximate.outcome.reason
 
 
+@pytest.mark.parametrize("bindings", ["initialization_binding", "update_binding"])
+def test_no_pass_changes_the_value_of_a_weight_that_training_starts_from(bindings: str) -> None:
+    proto = conv_bn_relu()
+    names = [tensor.name for tensor in proto.graph.initializer]
+    _, _, weight = doubles.first_weight(Model.from_proto(proto))
+    (changed,) = [t.name for t in proto.graph.initializer if tuple(t.dims) == weight.shape]
+    for bound, kind in ((changed, OutcomeKind.SKIPPED), (next(n for n in names if n != changed), OutcomeKind.APPLIED)):
+        model = conv_bn_relu()
+        getattr(model.training_info.add(), bindings).add(key=bound, value="next")
+        (stage,) = manager(model).run([step(doubles.Nudge)])
+        assert stage.outcome.kind is kind, stage.outcome.reason
+        assert (f"it would change {bound!r}" in stage.outcome.reason) == (kind is OutcomeKind.SKIPPED)
+        assert stage.model.to_proto().training_info == model.training_info
+
+
 def test_a_selection_that_matches_nothing_stops_the_run() -> None:
     chosen = Step(doubles.Nudge(PassOptions(only=("no-such-node",))), named=True)
     with pytest.raises(UsageError) as caught:

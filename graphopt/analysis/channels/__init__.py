@@ -1,7 +1,7 @@
 """Which channels of a model belong together, and which can be removed."""
 
 from graphopt.analysis.channels.groups import Channels, Fold, Group, Kept, Member, Whole
-from graphopt.analysis.channels.op import Contraction, SizeEdit, Use
+from graphopt.analysis.channels.op import Contraction, Pick, SizeEdit, Use
 from graphopt.analysis.channels.solver import channel_groups
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Group",
     "Kept",
     "Member",
+    "Pick",
     "SizeEdit",
     "Use",
     "Whole",

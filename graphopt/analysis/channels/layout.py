@@ -206,14 +206,6 @@ def dead_pad(op: Op, seen: Mapping[int, float]) -> float:
     return UNKNOWN if any(n != 0 for n in before + after) else value
 
 
-def gather(op: Op) -> None:
-    """Rows of the first input, picked by the second."""
-    x, picked = op.axes(0), op.axes(1)
-    axis = int(op.attr("axis", 0)) % len(x)
-    op.freeze(x[axis], f"{op.where} picks some of its entries")
-    op.emit([*x[:axis], *picked, *x[axis + 1 :]])
-
-
 def expand(op: Op) -> None:
     """Broadcast to a given shape."""
     x = op.axes(0)
@@ -330,9 +322,9 @@ def _match(op: Op, x: list[Expr], target: list[Element]) -> list[Expr]:
     out: list[Expr | None] = [None] * len(target)
     free = wanted.index(None) if None in wanted else len(wanted)
     for position in range(free):
-        out[position], rest = _take(op, rest, wanted[position], front=True)
+        out[position], rest = take(op, rest, wanted[position], front=True)
     for position in range(len(wanted) - 1, free, -1):
-        out[position], rest = _take(op, rest, wanted[position], front=False)
+        out[position], rest = take(op, rest, wanted[position], front=False)
     if free < len(wanted):
         out[free] = rest
     elif rest:
@@ -350,7 +342,7 @@ def _wanted(op: Op, x: list[Expr], position: int, element: Element) -> Expr | in
     return element
 
 
-def _take(op: Op, rest: Expr, want: Expr | int | None, *, front: bool) -> tuple[Expr, Expr]:
+def take(op: Op, rest: Expr, want: Expr | int | None, *, front: bool) -> tuple[Expr, Expr]:
     """The first (last) factors of ``rest`` that make up ``want``, and what remains."""
     if want is None:
         raise Mismatch

@@ -83,6 +83,21 @@ class SizeEdit:
     drop: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Pick:
+    """Constant indices that name channels of one axis and lay them out on another.
+
+    Attributes:
+        node: the operator; the indices are its second input.
+        source: the axis picked from.
+        picked: the axis that comes out, of the same factors.
+    """
+
+    node: gs.Node
+    source: Expr
+    picked: Expr
+
+
 @dataclass
 class Facts:
     """All that linking a model gathers.
@@ -94,6 +109,7 @@ class Facts:
         values: name → value, for small integer tensors.
         contractions: every sum over channels.
         edits: every number that is a channel count.
+        picks: every list of indices that names channels.
         candidates: (node, axis) a user would expect to be cut: output channels of a weight.
     """
 
@@ -104,6 +120,7 @@ class Facts:
     values: dict[str, Value] = field(default_factory=dict)
     contractions: list[Contraction] = field(default_factory=list)
     edits: list[SizeEdit] = field(default_factory=list)
+    picks: list[Pick] = field(default_factory=list)
     candidates: list[tuple[gs.Node, Expr]] = field(default_factory=list)
 
 
@@ -250,6 +267,11 @@ class Op:
     def edit(self, target: int | str, template: Sequence[int | Expr], *, scalar: bool = False, drop: str = "") -> None:
         """Record numbers that are channel counts."""
         self.facts.edits.append(SizeEdit(self.node, target, tuple(template), scalar, drop))
+
+    def pick(self, source: Expr, picked: Expr) -> None:
+        """Record constant indices, the second input, that follow the channels they name: no channels themselves."""
+        del self.facts.uses[id(self.node), 1]
+        self.facts.picks.append(Pick(self.node, source, picked))
 
 
 def total(parts: Sequence[Expr]) -> Expr:

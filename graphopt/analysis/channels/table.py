@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from graphopt.analysis.channels import layout, linear, pointwise
+from graphopt.analysis.channels import layout, linear, picks, pointwise
 from graphopt.analysis.channels.linear import UNKNOWN
 from graphopt.analysis.channels.op import Op
 
@@ -69,7 +69,7 @@ RULES: dict[str, Rule] = {
     "Split": Rule(layout.split),
     "Slice": Rule(layout.slice_),
     "Pad": Rule(layout.pad, layout.dead_pad),
-    "Gather": Rule(layout.gather),
+    "Gather": Rule(picks.gather),
     "Expand": Rule(layout.expand),
     "Tile": Rule(layout.tile),
     "Resize": Rule(layout.resize),

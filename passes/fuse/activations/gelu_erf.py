@@ -84,5 +84,5 @@ def _is_plain(node: gs.Node, form: GeluForm, scope: Scope) -> bool:
     if scope.constant(node, 0) is None and scope.constant(node, 1) is None:
         return True
     # With the half last, a graph output ends the search, and a Mul that computes x is taken for the product with 0.5.
-    before = scope.editor.producer(form.x)
+    before = scope.producer(form.x)
     return not scope.editor.is_output(node.outputs[0]) and (before is None or before.op != "Mul")

@@ -36,7 +36,7 @@ class ComposeConvs(Rule):
 
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """See ``Rule.apply``."""
-        before = scope.editor.producer(node.inputs[0])
+        before = scope.producer(node.inputs[0])
         if before is None or before.op != "Conv" or not in_standard_domain(before):
             return None
         inner, outer = read_layer(before, scope), read_layer(node, scope)

@@ -57,14 +57,14 @@ def recognised_whole(x: gs.Tensor, scope: Scope) -> str | None:
     onnxruntime fuses (x · (1 + Erf(x / √2))) · 0.5, its form with Tanh, and a normalization with both its scale and
     its shift; without the last node it runs the rest one by one (measured on MiniLM: 6 Gelus of 5 nodes each).
     """
-    node = scope.editor.producer(x)
+    node = scope.producer(x)
     if node is None:
         return None
     if node.op == "Mul" and any(_reads(p, ("Erf", "Tanh"), scope) for p in _producers(node, scope) if p.op == "Add"):
         return "a Gelu"
     first = read_arithmetic(node, scope)
     if first is not None:
-        node = scope.editor.producer(first.x)
+        node = scope.producer(first.x)
     if node is not None and node.op in ("Div", "Mul"):
         roots = ("Pow", "Reciprocal", "Sqrt")
         if _reads(node, roots, scope) or any(_reads(p, roots, scope) for p in _producers(node, scope) if p.op == "Div"):
@@ -73,7 +73,7 @@ def recognised_whole(x: gs.Tensor, scope: Scope) -> str | None:
 
 
 def _producers(node: gs.Node, scope: Scope) -> list[gs.Node]:
-    found = (scope.editor.producer(tensor) for tensor in node.inputs if not tensor.is_empty())
+    found = (scope.producer(tensor) for tensor in node.inputs if not tensor.is_empty())
     return [producer for producer in found if producer is not None]
 
 

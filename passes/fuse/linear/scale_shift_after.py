@@ -66,14 +66,14 @@ class ScaleShiftAfter(Rule):
 
 def _layer_behind(arithmetic: Arithmetic, scope: Scope) -> Layer | None:
     """The layer whose result the node takes; ``None`` too where the node itself is a MatMul's bias."""
-    producer = scope.editor.producer(arithmetic.x)
+    producer = scope.producer(arithmetic.x)
     if producer is None:
         return None
     if producer.op in LAYERS:
         layer = read_layer(producer, scope)
     else:
         added = read_arithmetic(producer, scope)
-        source = None if added is None else scope.editor.producer(added.x)
+        source = None if added is None else scope.producer(added.x)
         layer = None if source is None or source.op != "MatMul" else read_layer(source, scope)
     return layer if layer is not None and layer.result is arithmetic.x else None
 

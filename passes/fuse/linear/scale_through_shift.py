@@ -68,7 +68,7 @@ class ScaleThroughShift(Rule):
 
 def _pair(node: gs.Node, scope: Scope) -> tuple[Arithmetic, Arithmetic] | None:
     second = read_arithmetic(node, scope)
-    before = None if second is None else scope.editor.producer(second.x)
+    before = None if second is None else scope.producer(second.x)
     if second is None or before is None or not scope.selection.allows(before):
         return None
     first = read_arithmetic(before, scope)

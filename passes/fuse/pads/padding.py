@@ -13,6 +13,8 @@ from graphopt.pipeline.rules import Scope
 _NEVER_NEGATIVE = frozenset({"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Softplus", "Exp", "Abs", "ReduceL2"})
 _PASSES_SIGN_ON = frozenset({"AveragePool", "Flatten", "GlobalAveragePool", "GlobalMaxPool", "Identity", "MaxPool"})
 _PASSES_SIGN_ON |= {"Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_KEEPS_SHAPE = frozenset({"BatchNormalization", "Cast", "Clip", "Elu", "HardSigmoid", "HardSwish", "Identity"})
+_KEEPS_SHAPE |= {"LeakyRelu", "Mish", "Neg", "Relu", "Selu", "Sigmoid", "Softplus", "Tanh"}
 _LOOK_BACK = 8
 
 
@@ -73,13 +75,33 @@ def window_pads(node: gs.Node, rank: int) -> list[int] | None:
 def never_negative(tensor: gs.Tensor, scope: Scope) -> bool:
     """Whether every element is ≥ 0 (or NaN) whatever the input, as the nodes just before ``tensor`` prove."""
     for _ in range(_LOOK_BACK):
-        node = scope.editor.producer(tensor)
+        node = scope.producer(tensor)
         if node is None or not in_standard_domain(node):
             return False
         bounds = clip_bounds(scope.editor, node)
         if node.op in _NEVER_NEGATIVE or (bounds is not None and min(bounds) >= 0):
             return True
         if node.op not in _PASSES_SIGN_ON or node.outputs[0] is not tensor:
+            return False
+        tensor = node.inputs[0]
+    return False
+
+
+def never_empty(tensor: gs.Tensor, scope: Scope) -> bool:
+    """Whether no spatial dimension can be 0: all are numbers, or a Conv made them.
+
+    A Conv does not run where its output would be empty; a pool does, and may hand an empty image on.
+    """
+    shape = scope.shape(tensor)
+    if shape is not None and all(isinstance(size, int) and size > 0 for size in shape[2:]):
+        return True
+    for _ in range(_LOOK_BACK):
+        node = scope.producer(tensor)
+        if node is None or not in_standard_domain(node) or node.outputs[0] is not tensor:
+            return False
+        if node.op == "Conv":
+            return True
+        if node.op not in _KEEPS_SHAPE:
             return False
         tensor = node.inputs[0]
     return False

@@ -42,7 +42,7 @@ class ReshapeTargets(GraphRule):
         facts = ShapeFacts.of(scope)
         sites: list[Site] = []
         for node in facts.order:
-            if id(node) in scope.removed or not in_standard_domain(node) or not scope.selection.allows(node):
+            if id(node) in scope.removed or not in_standard_domain(node) or not scope.may_rewrite(node):
                 continue
             found = None
             if node.op == "Reshape":
@@ -60,7 +60,7 @@ class ReshapeTargets(GraphRule):
         target = None if sizes is None or wanted is None else _target(list(wanted.flat), sizes, facts)
         if target is None or sizes is None:
             return None
-        chain = scope.editor.producer(node.inputs[1])
+        chain = scope.producer(node.inputs[1])
         if facts.dims(node.outputs[0]) == sizes and scope.can_bypass(node):
             return self._dropped(node, chain, scope)
         site = self.site(node, f"its computed target became the constant {target}")
@@ -84,7 +84,7 @@ class ReshapeTargets(GraphRule):
         own = sizes[len(sizes) - wanted.size :]
         if any(entry not in (1, size) for entry, size in zip(wanted.flat, own, strict=True)):
             return None
-        return self._dropped(node, scope.editor.producer(node.inputs[1]), scope)
+        return self._dropped(node, scope.producer(node.inputs[1]), scope)
 
     def _dropped(self, node: gs.Node, chain: gs.Node | None, scope: Scope) -> Site:
         site = self.site(node, f"removed {node.op} to the shape there is")

@@ -69,7 +69,7 @@ class ShapeFacts:
             if id(node) in self._seen:
                 continue
             self._seen[id(node)] = node
-            known = in_standard_domain(node) and self.scope.model.opset >= OLDEST
+            known = in_standard_domain(node) and self.scope.model.opset >= OLDEST and self.scope.is_whole(node)
             self._note(node, DIMS.get(node.op) if known else None, VALUES.get(node.op) if known else None)
 
     def _note(

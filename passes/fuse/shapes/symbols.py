@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 MOST_TERMS = 12
 """Longer formulas are given a name of their own, so that products of sums cannot explode."""
+MOST_FACTORS = 8
+"""So are products of more symbols: a dimension squared again and again would be of a degree beyond all memory."""
+_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class Algebra:
 
     A symbol stands for one number of one run: a dimension of one tensor, an element, or a function of other terms
     that has no polynomial form. What is asked for under the same key is the same symbol. Polynomials are kept in
-    canonical form, so that equality of terms is equality of formulas. Overflow of 64-bit integers is left out.
+    canonical form, so that equality of terms is equality of formulas. A number that 64 bits do not hold is a symbol of
+    its own: how a run wraps it around is not followed, nor that a formula may overflow.
     """
 
     def __init__(self) -> None:
@@ -53,8 +57,11 @@ class Algebra:
 
     def mul(self, left: Term, right: Term) -> Term:
         """``left · right``."""
+        key = ("mul", *sorted((left, right), key=_terms))
+        if _degree(left) + _degree(right) > MOST_FACTORS:
+            return self.symbol(key)
         pairs = [(tuple(sorted(m + n)), c * d) for m, c in _terms(left) for n, d in _terms(right)]
-        return self._made(pairs, ("mul", left, right))
+        return self._made(pairs, key)
 
     def product(self, factors: Iterable[Term]) -> Term:
         """The product of all ``factors``; 1 for none."""
@@ -69,7 +76,8 @@ class Algebra:
             return None
         if isinstance(left, int) and isinstance(right, int):
             quotient = abs(left) // abs(right)
-            return quotient if (left < 0) == (right < 0) else -quotient
+            signed = quotient if (left < 0) == (right < 0) else -quotient
+            return self._made([((), signed)], ("div", left, right))
         exact = self.quotient(left, right)
         return self.symbol(("div", left, right)) if exact is None else exact
 
@@ -123,7 +131,7 @@ class Algebra:
         for monomial, coefficient in pairs:
             total[monomial] = total.get(monomial, 0) + coefficient
         terms = tuple(sorted((m, c) for m, c in total.items() if c))
-        if len(terms) > MOST_TERMS:
+        if len(terms) > MOST_TERMS or any(c not in _INT64 for _, c in terms):
             return self.symbol(key)
         if not terms:
             return 0
@@ -134,6 +142,10 @@ def _terms(term: Term) -> tuple[tuple[tuple[int, ...], int], ...]:
     if isinstance(term, Poly):
         return term.terms
     return (((), term),) if term else ()
+
+
+def _degree(term: Term) -> int:
+    return max((len(monomial) for monomial, _ in _terms(term)), default=0)
 
 
 def _without(monomial: tuple[int, ...], gone: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -80,7 +80,7 @@ def _candidates(scope: Scope) -> list[tuple[Stream, int, bool]]:
 
 def _added(stream: Stream, scope: Scope) -> int:
     """How many Reshapes flattening adds, less those that are views already."""
-    begins = sum(not is_view(scope.editor.producer(tensor)) for tensor in stream.entries)
+    begins = sum(not is_view(scope.producer(tensor)) for tensor in stream.entries)
     return begins + sum(
         scope.editor.is_output(tensor) or not all(stream.absorbs(user, tensor) for user in users)
         for tensor, users in stream.exits
@@ -147,7 +147,7 @@ class _Flattener:
         """Make the matrix of a tensor that the stream reads; from before a view, where there is one."""
         editor = self._scope.editor
         width = self._stream.width(tensor)
-        producer = editor.producer(tensor)
+        producer = self._scope.producer(tensor)
         source = producer.inputs[0] if producer is not None and is_view(producer) else tensor
         target = editor.add_constant("stream_rows", np.array([-1, width], np.int64))
         reshape = editor.add_node("Reshape", [source, target], name=f"{tensor.name}_rows")

@@ -143,7 +143,7 @@ def find_streams(facts: ShapeFacts) -> list[Stream]:
 
 def _member(node: gs.Node, facts: ShapeFacts) -> Member | None:
     scope = facts.scope
-    if not in_standard_domain(node) or not scope.selection.allows(node) or len(node.outputs) == 0:
+    if not in_standard_domain(node) or not scope.may_rewrite(node) or len(node.outputs) == 0:
         return None
     if any(scope.used(extra) for extra in list(node.outputs)[1:]):
         return None

@@ -28,7 +28,7 @@ class ComposeTransposes(Rule):
 
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """See ``Rule.apply``."""
-        inner = scope.editor.producer(node.inputs[0])
+        inner = scope.producer(node.inputs[0])
         if inner is None or inner.op != "Transpose" or not in_standard_domain(inner):
             return None
         first, second = _permutation(inner, scope), _permutation(node, scope)

@@ -36,7 +36,7 @@ class ComposeViews(Rule):
 
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """See ``Rule.apply``."""
-        inner = scope.editor.producer(node.inputs[0])
+        inner = scope.producer(node.inputs[0])
         if inner is None or not is_view(inner):
             return None
         shape = scope.shape(inner.inputs[0])

@@ -31,10 +31,10 @@ class RowSoftmax(Rule):
 
     def apply(self, node: gs.Node, scope: Scope) -> Site | Skip | None:
         """See ``Rule.apply``."""
-        softmax = scope.editor.producer(node.inputs[0])
+        softmax = scope.producer(node.inputs[0])
         if softmax is None or softmax.op not in ("LogSoftmax", "Softmax") or not in_standard_domain(softmax):
             return None
-        flatten = scope.editor.producer(softmax.inputs[0])
+        flatten = scope.producer(softmax.inputs[0])
         if flatten is None or flatten.op != "Flatten" or not in_standard_domain(flatten):
             return None
         if not _along_rows(node, softmax, flatten, scope):
@@ -65,6 +65,6 @@ def _along_rows(node: gs.Node, softmax: gs.Node, flatten: gs.Node, scope: Scope)
 
 
 def _takes_shape_of(node: gs.Node, x: gs.Tensor, scope: Scope) -> bool:
-    source = scope.editor.producer(node.inputs[1])
+    source = scope.producer(node.inputs[1])
     whole = source is not None and source.op == "Shape" and not source.attrs
     return source is not None and whole and in_standard_domain(source) and source.inputs[0] is x

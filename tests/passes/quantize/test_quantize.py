@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,12 +13,15 @@ from onnx import TensorProto, helper
 from graphopt.data.samples import Samples
 from graphopt.model.model import Model
 from graphopt.passes.quantize import Quantize, QuantizeOptions
-from graphopt.passes.quantize.choose import WORTH, Trial, decide
+from graphopt.passes.quantize.choose import WORTH, Bench, Trial, decide
+from graphopt.passes.quantize.fused import LEFT_FLOAT
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.prepare import prepare
 from graphopt.passes.quantize.search import Search
+from graphopt.passes.quantize.units import find_units
 from graphopt.pipeline.contract import Broken, Refusal
 from graphopt.runtime.latency import LatencyStats, PairedLatency
+from graphopt.runtime.session import open_session
 from graphopt.runtime.target import ProviderSpec, Target
 from graphopt.testing import builders
 from graphopt.testing.draft import Draft
@@ -143,6 +147,64 @@ def test_a_model_without_layers_is_refused() -> None:
         quantized(Model.from_proto(builders.nothing_to_do(0)))
 
 
+def test_the_reasons_name_the_layers_that_come_closest() -> None:
+    draft = Draft(0)
+    x = draft.input("x", [1, 3, 8, 8])
+    for name in "abcd":
+        draft.output(draft.conv(x, name, 3, 4), [1, 4, 8, 8])
+    draft.node("Conv", [x, draft.input("w", [4, 3, 1, 1])], "e", name="e")
+    draft.output("e", [1, 4, 8, 8])
+    with pytest.raises(Refusal) as caught:
+        quantized(Model.from_proto(draft.model("outputs")))
+    names = [node.name for node in draft.nodes]
+    assert caught.value.reason == (
+        "no layer can be made integer: "
+        f"its result is a graph output, which stays float ({', '.join(names[:3])} and 1 more); "
+        "its weight is not constant (e)"
+    )
+
+
+def with_a_loose_layer(*, also: bool) -> onnx.ModelProto:
+    """A product whose sum with an activation onnxruntime makes a float Gemm of; ``also``: a layer before it."""
+    draft = Draft(0)
+    x = draft.input("x", [64, 32])
+    if also:
+        x = draft.node("Relu", [draft.node("MatMul", [x, draft.weight("w0", 32, 32)], "first", name="first")], "relu")
+    product = draft.node("MatMul", [x, draft.weight("w1", 32, 32)], "product", name="loose")
+    draft.node("Add", [product, draft.node("Sin", [x], "sine")], "y")
+    draft.output("y", [64, 32])
+    return draft.model("loose")
+
+
+@pytest.mark.parametrize("placement", [{}, {"placement": "explicit", "integer_nodes": ("first", "loose")}])
+def test_a_layer_that_does_not_fuse_is_left_float_and_the_rest_is_kept(placement: dict[str, Any]) -> None:
+    model = Model.from_proto(with_a_loose_layer(also=True))
+    _, result = quantized(model, **placement)
+    assert [site.where for site in result.applied] == ["first"]
+    assert [(skip.where, skip.reason) for skip in result.skipped] == [("loose", LEFT_FLOAT)]
+    assert result.resolved is not None and result.resolved.integer_nodes == ("first",)  # type: ignore[attr-defined]
+
+
+def test_measured_placements_leave_it_float_from_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[frozenset[str]] = []
+
+    def first(bench: Bench, label: str, integer: frozenset[str]) -> Trial | None:
+        tried.append(integer)
+        return None
+
+    monkeypatch.setattr(Bench, "try_out", first)
+    _, result = quantized(Model.from_proto(with_a_loose_layer(also=True)), seconds=1.0)
+    assert tried and not any("loose" in integer for integer in tried)
+    assert [(skip.where, skip.reason) for skip in result.skipped] == [("loose", LEFT_FLOAT)]
+
+
+def test_a_model_of_nothing_but_layers_that_do_not_fuse_stays_as_it_is() -> None:
+    model = Model.from_proto(with_a_loose_layer(also=False))
+    candidate, result = quantized(model)
+    assert not result.modified and candidate.fingerprint() == model.fingerprint()
+    assert [(skip.where, skip.reason) for skip in result.skipped] == [("loose", LEFT_FLOAT)]
+
+
 def test_nodes_that_the_user_skips_stay_float() -> None:
     model = simplified(builders.residual(0))
     name = next(n.name for n in model.editor.nodes() if n.op == "Conv")
@@ -191,6 +253,48 @@ def test_an_old_opset_is_raised() -> None:
     candidate, result = quantized(model)
     assert candidate.opset >= 13 and "raised from 8" in result.notes[0]
     assert sqnr(model, candidate, feeds(model)) > 20
+
+
+@pytest.mark.parametrize(("opset", "then"), [(12, 14), (13, 14), (17, 17)])
+def test_a_linear_layer_takes_empty_dimensions_as_before(opset: int, then: int) -> None:
+    model = Model.from_proto(open_rows(opset))
+    rows = np.random.default_rng(0).standard_normal((1, 5, 32)).astype(np.float32)
+    candidate, _ = quantized(model, Samples.of([{"x": rows}]))
+    assert [n.op for n in candidate.editor.nodes()].count("Gemm") == 2
+    assert candidate.opset == then
+    assert_same_shapes(model, candidate)
+
+
+def test_a_bias_stays_float_where_the_opset_has_no_way_to_state_an_empty_dimension() -> None:
+    proto = open_rows(13)
+    # Its second output is a mask before opset 14, and running statistics after: no adapter brings it over.
+    stats = [helper.make_tensor(n, TensorProto.FLOAT, [5], np.ones(5, np.float32)) for n in ("g", "h", "m", "v")]
+    proto.graph.initializer.extend(stats)
+    outputs = ["kept", "m2", "v2", "s1", "s2"]
+    proto.graph.node.append(helper.make_node("BatchNormalization", ["x", "g", "h", "m", "v"], outputs))
+    proto.graph.output.append(helper.make_tensor_value_info("m2", TensorProto.FLOAT, [5]))
+    model = Model.from_proto(proto)
+    prepare(model)
+    assert model.opset == 13
+    assert all(unit.bias_add is None for unit in find_units(model).all)
+
+
+def open_rows(opset: int) -> onnx.ModelProto:
+    """Two linear layers over rows that lie along two dimensions which the run decides."""
+    draft = Draft(0, opset=opset)
+    x = draft.input("x", ["b", "s", 32])
+    for index, (rows, columns) in enumerate(((32, 32), (32, 8))):
+        product = draft.node("MatMul", [x, draft.weight(f"w{index}", rows, columns)], f"product{index}")
+        x = draft.node("Add", [product, draft.weight(f"b{index}", columns)], f"sum{index}")
+    draft.output(x, ["b", "s", 8])
+    return draft.model("open_rows")
+
+
+def assert_same_shapes(model: Model, candidate: Model) -> None:
+    sessions = [open_session(m) for m in (model, candidate)]
+    for rows in ((1, 5), (0, 5), (2, 0), (0, 0)):
+        found = [s.run({"x": np.zeros((*rows, 32), np.float32)})["sum1"].shape for s in sessions]
+        assert found == [(*rows, 8)] * 2
 
 
 def test_an_explicit_node_that_does_not_exist_is_refused() -> None:

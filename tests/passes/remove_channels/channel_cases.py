@@ -151,6 +151,16 @@ class Net:
         y = self.draft.node("Transpose", [y], f"{apart}.t", perm=[0, 2, 1, 3, 4])
         self.at = self.draft.node("Reshape", [y, f"{apart}.back"], f"{apart}.joined")
 
+    def pick(self, other: int) -> None:
+        """Channels by constant indices: a shuffle, two halves swapped, a part, or any order."""
+        self.pointwise(2 * other)
+        shuffled = np.arange(2 * other).reshape(2, other).T.reshape(-1)
+        orders = [shuffled, np.roll(np.arange(2 * other), other), np.arange(2, other) - 2 * other]
+        order = [*orders, self.draft.rng.permutation(2 * other)][other % 4]
+        indices = self.draft.const(self.name("order"), order.astype(np.int64))
+        self.at = self.draft.node("Gather", [self.at, indices], self.name("picked"), axis=1)
+        self.width = len(order)
+
     def split(self, other: int) -> None:
         self.pointwise(2 * other)
         name = self.name("half")

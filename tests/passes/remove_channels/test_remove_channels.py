@@ -193,6 +193,42 @@ def test_pads_computed_from_constants_freeze_nothing() -> None:
     assert shapes(candidate)["d.weight"] == (3, 4, 1, 1)
 
 
+def picking_net(indices: list[int]) -> onnx.ModelProto:
+    """Two convolutions, channels picked by constant indices, two convolutions."""
+    draft = Draft(5)
+    x = draft.conv(draft.input("input", [1, 3, 8, 8]), "a", 3, 8)
+    x = draft.conv(draft.node("Relu", [x], "a.relu"), "b", 8, 8)
+    x = draft.node("Gather", [x, draft.const("indices", np.array(indices, np.int64))], "picked", axis=1)
+    x = draft.conv(draft.node("Relu", [x], "p.relu"), "c", len(indices), 8)
+    draft.head(draft.conv(draft.node("Relu", [x], "c.relu"), "d", 8, 6, kernel=1), 6)
+    return draft.model("picking")
+
+
+@pytest.mark.parametrize("indices", [[7, 6, 5, 4, 3, 2, 1, 0], [3, 1, 2], [0, 0, 1, 1], [-1, 0, 4, -3, 2]])
+def test_channels_picked_in_another_order_stay_and_the_others_are_cut(indices: list[int]) -> None:
+    candidate, result = removed(picking_net(indices))
+    assert result.oracle is not None and gap(result.oracle, candidate) <= 1e-5
+    found = shapes(candidate)
+    assert found["a.weight"][0] == found["c.weight"][0] == 4
+    assert found["b.weight"][0] == 8 and found["c.weight"][1] == len(indices)
+    assert "picks some of its entries" in reasons(result)
+
+
+SHUFFLE = [0, 4, 1, 5, 2, 6, 3, 7]
+
+
+@pytest.mark.parametrize(
+    ("indices", "picked"), [(SHUFFLE, 4), ([4, 5, 6, 7, 0, 1, 2, 3], 4), ([-4, -3, -2, -1], 2), ([5, 6, 7, 1, 2, 3], 4)]
+)
+def test_indices_that_move_channels_in_runs_or_shuffle_them_are_followed(indices: list[int], picked: int) -> None:
+    proto = picking_net(indices)
+    candidate, result = removed(proto)
+    assert result.oracle is not None and gap(result.oracle, candidate) <= 1e-5
+    found = shapes(candidate)
+    assert found["b.weight"][0] < 8
+    assert found["c.weight"][1] == found["indices"][0] == picked
+
+
 # A removed channel that is not zero
 
 

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+from graphopt.errors import RuntimeFailure
 from graphopt.passes.fuse.pads.absorb_pad import AbsorbPad
+from graphopt.runtime.session import open_session
 from graphopt.testing.draft import Draft
 from tests.passes.fuse.harness import ROUNDING, distance, examples, rewritten
 
@@ -123,6 +125,49 @@ def test_a_padded_graph_output_stays() -> None:
     proto.graph.output.append(helper.make_tensor_value_info("padded", TensorProto.FLOAT, ["n", 2, 9, 8]))
     done = rewritten(proto, AbsorbPad)
     assert done.reasons("absorb-pad") == ["its result is a graph output"]
+
+
+def _dynamic(reader: str, before: list[str], value: float = 0.0) -> onnx.ModelProto:
+    """A picture of any size → before → Pad by more than half the kernel → reader → y."""
+    draft = Draft()
+    x = draft.input("x", ["n", 2, "h", "w"])
+    for place, op in enumerate(before):
+        weights = [draft.weight(f"w{place}", 2, 2, 1, 1)] if op == "Conv" else []
+        x = draft.node(op, [x, *weights], f"before{place}", **(KERNEL if op == "MaxPool" else {}))
+    amounts = draft.const("amounts", np.array([0, 0, 2, 2, 0, 0, 2, 2], np.int64))
+    padded = draft.node("Pad", [x, amounts, draft.const("value", np.float32([value])[0])], "padded")
+    weights = [draft.weight("w", 3, 2, 3, 3)] if reader == "Conv" else []
+    draft.node(reader, [padded, *weights], "y", **KERNEL)
+    draft.output("y", ["n", None, None, None])
+    return draft.model("dynamic")
+
+
+@pytest.mark.parametrize(
+    ("reader", "before", "absorbed"),
+    [
+        ("Conv", ["Relu"], True),
+        ("MaxPool", ["Relu"], False),
+        ("AveragePool", ["Relu"], False),
+        ("MaxPool", ["Conv", "Relu"], True),
+        ("AveragePool", ["Conv", "HardSwish", "Relu"], True),
+        ("MaxPool", ["Conv", "MaxPool", "Relu"], False),
+    ],
+)
+def test_empty_pictures_give_what_they_gave(reader: str, before: list[str], absorbed: bool) -> None:
+    done = rewritten(_dynamic(reader, before), AbsorbPad)
+    assert ("Pad" not in done.ops) == absorbed
+    assert absorbed or done.reasons("absorb-pad") == [
+        f"y/{reader} pools an image that may be empty before it is padded"
+    ]
+    sessions = [open_session(model, optimization="none") for model in (done.before, done.after)]
+    for size in ((5, 4), (0, 4), (0, 0)):
+        feed = {"x": np.ones((1, 2, *size), np.float32)}
+        if "Conv" in before and 0 in size:  # such a network takes no empty picture at all
+            for session in sessions:
+                with pytest.raises(RuntimeFailure):
+                    session.run(feed)
+        else:
+            assert np.allclose(*(session.run(feed)["y"] for session in sessions))
 
 
 def test_indices_are_kept() -> None:
