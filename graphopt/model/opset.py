@@ -40,7 +40,7 @@ def raise_opset(model: Model, version: int) -> tuple[str, ...]:
     adapted: dict[str, int] = {}
     for node, _ in list(model.editor.all_nodes()):
         if node.domain in (None, "", "ai.onnx"):
-            step = Step(model, node)
+            step = Step(model, node, version)
             name = node.op
             if _raise_node(step, current, version):
                 adapted[name] = adapted.get(name, 0) + 1

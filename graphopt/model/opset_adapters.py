@@ -21,13 +21,17 @@ from graphopt.model.arrays import Array
 if TYPE_CHECKING:
     from graphopt.model.model import Model
 
+ALLOWZERO = 14
+"""The operator set from which on a 0 in a Reshape's target may be a size."""
+
 
 @dataclass(frozen=True)
 class Step:
-    """One node on its way."""
+    """One node on its way to the operator set ``target``."""
 
     model: Model
     node: gs.Node
+    target: int
 
     def take(self, name: str, default: Any = None) -> Any:
         """Removes an attribute and returns its value."""
@@ -169,7 +173,11 @@ def _resize_frame(step: Step) -> None:
 
 
 def _coerced_axis(step: Step) -> None:
-    """Before opset 13 all axes from ``axis`` on were one: flatten, apply along the last axis, shape back."""
+    """Before opset 13 all axes from ``axis`` on were one: flatten, apply along the last axis, shape back.
+
+    A 0 among the sizes is a size: Reshape can be told so since opset 14. Where a model is raised to 13 only, it copies
+    a dimension of the flat form, and an empty tensor fails.
+    """
     editor, node = step.model.editor, step.node
     axis = node.attrs.get("axis", 1)
     source, result = node.inputs[0], node.outputs[0]
@@ -186,7 +194,8 @@ def _coerced_axis(step: Step) -> None:
     editor.set_input(node, 0, flat)
     editor.set_attr(node, "axis", -1)
     inner = editor.new_output(node, 0)
-    editor.add_node("Reshape", [inner, sizes], outputs=[result], name=f"{name}_unflat")
+    attributes = {"allowzero": 1} if step.target >= ALLOWZERO else {}
+    editor.add_node("Reshape", [inner, sizes], attrs=attributes, outputs=[result], name=f"{name}_unflat")
 
 
 def _roi_align(step: Step) -> None:

@@ -229,3 +229,19 @@ def test_every_adapter_is_exercised() -> None:
     ops = {node.op_type for model in [*CASES.values(), *REFUSED.values()] for node in model.graph.node}
     untested = {op for op, _ in ADAPTERS} - ops - {"Scatter", "GridSample", "RoiAlign", "DFT"}
     assert untested == {"Scan", "GroupNormalization"}
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Hardmax"])
+def test_an_empty_dimension_stays_one_where_axes_were_one(op: str) -> None:
+    node = helper.make_node(op, ["x"], ["y"], name="n", axis=1)
+    dynamic = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", "c", "d"])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    proto = model_of([node], [dynamic], [output], opset=11, ir_version=6)
+    model = Model.from_proto(proto)
+    model.raise_opset(20)
+    raised = model.to_proto()
+    for size in ((2, 3, 4), (0, 3, 4), (2, 0, 4), (2, 3, 0), (2, 0, 0)):
+        feed = {"x": np.ones(size, np.float32)}
+        (before,), (after,) = run(proto, feed), run(raised, feed)
+        assert after.shape == before.shape == size
+        assert np.array_equal(before, after)
