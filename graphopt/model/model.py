@@ -119,6 +119,7 @@ class Model:
             raise_first(wellformed.text(header := copy_fields(proto, without=("graph",))))
             raise_first(wellformed.functions(proto))
             raise_first(wellformed.operators(proto))
+            raise_first(wellformed.signatures(proto))
             raise_first(wellformed.lists_of_graphs(proto))
             importer = Importer(proto.ir_version, file.files, limits)
             graph = importer.graph(proto.graph)

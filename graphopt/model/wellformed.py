@@ -14,6 +14,9 @@ from graphopt.model.algorithms import CycleError, cycle_text, stable_order
 from graphopt.model.findings import Finding
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, attribute_graphs, excesses
 
+_MANY = 1 << 20
+"""onnx writes a bound that is none as a very large number."""
+
 
 def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[Finding]:
     """All findings about a model but those about the values of its tensors.
@@ -29,6 +32,7 @@ def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[
         yield from text(proto)
         yield from functions(proto)
         yield from operators(proto)
+        yield from signatures(proto)
         yield from lists_of_graphs(proto)
         yield from structure(proto.graph)
         yield from repeated_names(proto)
@@ -55,6 +59,14 @@ def versions(proto: onnx.ModelProto) -> Iterator[Finding]:
         )
     if not proto.opset_import:
         yield _error("GO-305", "the model states no opset version", hint="export it again")
+    stated = dict.fromkeys(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
+    if len(stated) > 1:
+        several = " and ".join(map(str, stated))
+        yield _error(
+            "GO-305",
+            f"the standard domain is stated twice, as opset {several}",
+            hint="which one counts depends on the tool: leave one, or export it again",
+        )
     newest = onnx.defs.onnx_opset_version()
     for entry in proto.opset_import:
         if entry.domain in ("", "ai.onnx") and not 1 <= entry.version <= newest:
@@ -135,16 +147,43 @@ def operators(proto: onnx.ModelProto) -> Iterator[Finding]:
         if node.domain not in ("", "ai.onnx") or node.op_type in seen or ("", node.op_type) in local:
             continue
         seen.add(node.op_type)
-        if not version:
+        where = f"node {node.name!r}" if node.name else f"the node that makes {list(node.output)}"
+        if not node.op_type:
+            yield _error("GO-304", "a node has no operator", where)
+        elif not version:
             what = f"operator {node.op_type} is used, but no opset of the standard domain"
             yield _error("GO-305", what, node.name)
         elif not knows(node.op_type, version, ""):
             yield _error(
                 "GO-305",
                 f"operator {node.op_type} is not in opset {version}",
-                f"node {node.name!r}" if node.name else f"the node that makes {list(node.output)}",
+                where,
                 hint="give the node its own domain if it is a custom operator",
             )
+
+
+def signatures(proto: onnx.ModelProto) -> Iterator[Finding]:
+    """What no runtime takes (GO-304): no outputs, an attribute given twice, other operands than the operator has."""
+    if not proto.graph.output:
+        yield _error("GO-304", "the graph has no outputs", hint="export it again")
+    version = next((e.version for e in proto.opset_import if e.domain in ("", "ai.onnx")), 0)
+    local = {(f.domain, f.name) for f in proto.functions}
+    for node in walk_nodes(proto.graph.node):
+        for name, count in Counter(attribute.name for attribute in node.attribute).items():
+            if count > 1:
+                yield _error("GO-304", f"attribute {name!r} is given {count} times", _owner(node))
+        if node.domain in ("", "ai.onnx") and ("", node.op_type) not in local and knows(node.op_type, version, ""):
+            schema = onnx.defs.get_schema(node.op_type, version, "")
+            bounds = {
+                "inputs": (len(node.input), schema.min_input, schema.max_input),
+                "outputs": (len(node.output), schema.min_output, schema.max_output),
+            }
+            for what, (count, least, most) in bounds.items():
+                if not least <= count <= most:
+                    takes = (
+                        str(least) if least == most else f"{least} to {most}" if most < _MANY else f"at least {least}"
+                    )
+                    yield _error("GO-304", f"{node.op_type} has {count} {what}, and takes {takes}", _owner(node))
 
 
 def lists_of_graphs(proto: onnx.ModelProto) -> Iterator[Finding]:

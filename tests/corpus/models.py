@@ -20,6 +20,7 @@ FLOAT = TensorProto.FLOAT
 def cases() -> Iterator[Case]:
     """All cases of this module."""
     yield from _versions()
+    yield from _nodes()
     yield from _wiring()
     yield from _functions()
     yield from _tensors()
@@ -48,8 +49,25 @@ def _versions() -> Iterator[Case]:
     yield _case("an unknown operator", "GO-305", model_of([unknown]), "here")
     later = helper.make_node("Gelu", ["x"], ["y"], name="here")
     yield _case("an operator of a later opset", "GO-305", model_of([later], opset=17), "opset 17")
+    twice = _edited(lambda m: m.opset_import.add(domain="ai.onnx", version=11))
+    yield _case("two opsets of the standard domain", "GO-305", twice, "stated twice")
     only = _edited(lambda m: setattr(m.opset_import[0], "domain", "other"))
     yield _case("no opset of the standard domain", "GO-305", only, "standard domain")
+
+
+def _nodes() -> Iterator[Case]:
+    def made(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.ModelProto:
+        return model_of([helper.make_node(op, inputs, outputs, name="here", **attributes)])
+
+    doubled = made("LeakyRelu", ["x"], ["y"], alpha=0.1)
+    doubled.graph.node[0].attribute.add().CopyFrom(helper.make_attribute("alpha", 0.2))
+    yield _case("an attribute given twice", "GO-304", doubled, "'alpha'")
+    yield _case("an operand too few", "GO-304", made("Add", ["x"], ["y"]), "takes 2")
+    yield _case("an operand too many", "GO-304", made("Relu", ["x", "x"], ["y"]), "takes 1")
+    yield _case("no operand at all", "GO-304", made("Concat", [], ["y"], axis=0), "at least 1")
+    yield _case("an output too many", "GO-304", made("Relu", ["x"], ["y", "z"]), "outputs")
+    yield _case("no operator", "GO-304", made("", ["x"], ["y"]), "no operator")
+    yield _case("no outputs", "GO-304", _edited(lambda m: m.graph.ClearField("output")), "no outputs")
 
 
 def _wiring() -> Iterator[Case]:

@@ -12,6 +12,7 @@ from graphopt.model.model import Model
 from graphopt.runtime.session import open_session
 from graphopt.runtime.target import ProviderSpec
 from graphopt.testing.builders import ALL, residual
+from graphopt.testing.draft import Draft
 
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -170,3 +171,33 @@ def test_skeleton_and_file_agree_on_real_models(shared, name):
     feed = {spec.name: rng.integers(0, 256, shape).astype(spec.dtype)}
     mine, theirs = open_session(model).run(feed), open_session(path).run(feed)
     assert all(np.array_equal(mine[key], theirs[key]) for key in theirs)
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_weight_that_nothing_reads_does_not_keep_the_model_from_running(listed: bool) -> None:
+    draft = Draft()
+    draft.node("Relu", [draft.input("x", [2, 3])], "y")
+    draft.output("y", [2, 3])
+    draft.const("unread", np.ones(5000, np.float32))
+    if listed:
+        draft.input("unread", [5000])
+    session = open_session(Model.from_proto(draft.model("unread")))
+    assert session.run({"x": np.ones((2, 3), np.float32)})["y"].tolist() == [[1.0] * 3] * 2
+
+
+def test_a_weight_that_only_a_body_or_an_output_reads_is_there() -> None:
+    value = np.arange(5000, dtype=np.float32)
+    draft = Draft()
+    draft.const("captured", value)
+    draft.const("given", value)
+    branches = [
+        h.make_graph([h.make_node(op, ["captured"], ["r"])], op, [], [h.make_tensor_value_info("r", 1, [5000])])
+        for op in ("Neg", "Identity")
+    ]
+    then, other = branches
+    draft.node("If", [draft.input("c", [], T.BOOL)], "y", then_branch=then, else_branch=other)
+    draft.output("y", [5000])
+    draft.output("given", [5000])
+    found = open_session(Model.from_proto(draft.model("read"))).run({"c": np.asarray(True)})
+    np.testing.assert_array_equal(found["y"], -value)
+    np.testing.assert_array_equal(found["given"], value)
