@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import onnx
@@ -182,8 +183,11 @@ class Importer:
             return AttributeRecord(light, None), self._graph(proto.g, local, graph)
         if proto.type == AttributeProto.TENSOR and not proto.ref_attr_name:
             record = decode(proto.t, self._files, self._limits)
-            if self._files.within_model(proto.t):
-                shown = AttributeRecord(copy_fields(proto, without=("t",)), record.array, record)
+            # Only initializers are written to data files: what an attribute has in one is written inside the model.
+            if proto.t.data_location == onnx.TensorProto.EXTERNAL:
+                shown = AttributeRecord(
+                    copy_fields(proto, without=("t",)), record.array, replace(record, external=None)
+                )
             else:
                 shown = AttributeRecord(proto, record.array)
             return shown, _constant(proto.t.name, record, graph)

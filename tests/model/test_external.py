@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.model import save
 from graphopt.model.model import Model
+from graphopt.runtime.session import open_session
 
 from .probes import model_of, value
 
@@ -175,3 +176,27 @@ def test_saving_over_the_source_keeps_the_data(tmp_path: Path) -> None:
     again.save(path, overwrite=True)
     np.testing.assert_array_equal(outputs(path), expected)
     assert Model.open(path).fingerprint() == model.fingerprint()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_constant_node_with_external_data_runs_and_is_written_inside(tmp_path: Path, elsewhere: bool) -> None:
+    tensor = numpy_helper.from_array(matrix(0), "c")
+    (tmp_path / "c.bin").write_bytes(tensor.raw_data)
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="c.bin")
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=tensor),
+        helper.make_node("MatMul", ["x", "w"], ["y"]),
+    ]
+    shape = [1, SIZE]
+    proto = model_of(nodes, inputs=[value("x", shape)], outputs=[value("y", shape)])
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    model = Model.open(tmp_path / "model.onnx")
+    x = np.ones(shape, np.float32)
+    expected = open_session(tmp_path / "model.onnx").run({"x": x})["y"]
+    np.testing.assert_array_equal(open_session(model).run({"x": x})["y"], expected)
+    target = (tmp_path / "other" if elsewhere else tmp_path) / "out.onnx"
+    target.parent.mkdir(exist_ok=True)
+    model.save(target)
+    np.testing.assert_array_equal(open_session(target).run({"x": x})["y"], expected)
