@@ -40,6 +40,7 @@ class GraphEditor:
         self._tensors: dict[str, gs.Tensor] | None = None
         self._bodies: list[EditGraph] | None = None
         self._ends_of_bodies: tuple[set[int], set[int]] | None = None
+        self._body_names: set[str] | None = None
         self._removed: dict[int, gs.Node] = {}
 
     # Reading
@@ -282,8 +283,16 @@ class GraphEditor:
         if self._bodies is None:
             self._compact()
             self._bodies = list(self._graph.bodies())
-            self._ends_of_bodies = None
+            self._ends_of_bodies = self._body_names = None
         return [self._graph, *self._bodies]
+
+    def _names_in_bodies(self) -> set[str]:
+        """Names that bodies define for themselves."""
+        bodies = self._levels()[1:]
+        if self._body_names is None:
+            self._body_names = {t.name for level in bodies for node in level.nodes for t in node.outputs}
+            self._body_names |= {t.name for level in bodies for t in (*level.inputs, *level.envelope.constants)}
+        return self._body_names
 
     def _ends(self) -> tuple[set[int], set[int]]:
         """Ids of the inputs and of the outputs of all bodies."""
@@ -347,6 +356,8 @@ class GraphEditor:
     def _can_rename(self, old: gs.Tensor, new: gs.Tensor) -> bool:
         if isinstance(new, gs.Constant) or not new.inputs:
             return False
+        if (getattr(old, "home", None) or self._graph) is self._graph and old.name in self._names_in_bodies():
+            return False  # a body's own tensor would hide the new bearer of the name
         return getattr(new, "home", None) is getattr(old, "home", None) and not self.is_output(new)
 
     def _move_output(self, old: gs.Tensor, new: gs.Tensor) -> None:

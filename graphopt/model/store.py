@@ -8,6 +8,7 @@ a folder whose lock nobody holds has no owner.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -36,6 +37,7 @@ _SHARE = 4
 SMALL = 1 << 16
 """Bytes below which an array stays in memory whatever the limit: a file of its own would cost as much."""
 _PREFIX = "graphopt-weights-"
+_TRIES = 8
 
 
 class WeightStore:
@@ -117,11 +119,7 @@ class _Folder:
     def __init__(self) -> None:
         _remove_stale()
         with _writing():
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            lock = os.open(self.path / "lock", os.O_CREAT | os.O_WRONLY)
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.path, lock = _locked_folder()
         weakref.finalize(self, _remove, self.path, lock, os.getpid())
         self._count = 0
 
@@ -143,6 +141,24 @@ class _Folder:
         # The folder lives as long as one of its files is mapped: the callback refers to it.
         weakref.finalize(mapped, _unlink, path, os.getpid(), self).atexit = False
         return np.frombuffer(memoryview(mapped), array.dtype).reshape(array.shape)
+
+
+def _locked_folder() -> tuple[Path, int]:
+    """A new folder and its lock, held.
+
+    Between making and locking, another process may have taken the folder for a stale one: then it is made again.
+    """
+    for _ in range(_TRIES):
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = os.open(path / "lock", os.O_CREAT | os.O_WRONLY)
+        if fcntl is None:
+            return path, lock
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), (path / "lock").stat()):
+                return path, lock
+        os.close(lock)
+    raise OSError(errno.EAGAIN, "other processes keep removing it", tempfile.gettempdir())
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import Field, field_validator
 
 from graphopt.model.model import Model
+from graphopt.pipeline.checks import checker_fault
 from graphopt.pipeline.contract import TIMED_NOTE, Json, Pass, PassContext, PassOptions, PassResult, Site, Skip
 from graphopt.pipeline.families import ROUNDS, Family, apply_families
 from graphopt.pipeline.paying import Candidate, Choice, SessionBench, Tried, choose
@@ -98,12 +99,13 @@ class FamilyPass(Pass[OptionsT]):
         if ctx.feeds is None:
             return None
         before = ctx.model.clone()
+        held_to_it = not checker_fault(before)
 
         def build(names: Sequence[str]) -> Candidate:
             model = before.clone()
             selection = Selection.of(model, self.options.only, self.options.skip)
             written = self._write(model, selection, families, names, ctx)
-            if written.fired:
+            if written.fired and held_to_it:
                 model.check()
             return Candidate(model, written.fired)
 

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.errors import PassError
 from graphopt.model.model import Model
+from graphopt.testing.draft import Draft
 
 from .probes import model_of, relu, value, with_constant_nodes, with_nested_bodies, with_overridable_initializer
 
@@ -389,3 +390,19 @@ def test_a_boolean_output_keeps_its_declared_symbols() -> None:
     model = Model.from_proto(source)
     assert model.shape_of(model.graph.outputs[0]) == ("N", 4)
     assert model.dtype_of(model.graph.outputs[0]) == np.dtype(bool)
+
+
+def test_a_name_that_a_body_defines_for_itself_is_not_given_to_another_tensor() -> None:
+    draft = Draft()
+    branch = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "b", [], [value("y", [2])])
+    draft.node("If", [draft.input("c", [], TensorProto.BOOL)], "r", then_branch=branch, else_branch=branch)
+    draft.node("Relu", [draft.input("x", [2])], "a")
+    draft.node("Identity", ["a"], "y")
+    for name in ("r", "y"):
+        draft.output(name, [2])
+    graph = helper.make_graph(draft.nodes, "g", draft.inputs, draft.outputs)
+    model = Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    identity = next(n for n in model.editor.nodes() if n.op == "Identity")
+    model.editor.bypass(identity)
+    model.finish()
+    assert [n.op for n in model.editor.nodes() if n.outputs[0].name == "y"] == ["Identity"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -205,3 +207,23 @@ def _edited(target: Path, limit: int) -> str:
     assert [place is not None for place in values] == [limit == 0] * 2
     twin.save(target)
     return twin.fingerprint()
+
+
+def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    real, taken = os.open, []
+
+    def opened(path: Any, *rest: Any, **more: Any) -> int:
+        descriptor = real(path, *rest, **more)
+        if not taken and str(path).endswith("lock"):
+            taken.append(path)
+            shutil.rmtree(Path(path).parent)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", opened)
+    path, lock = store._locked_folder()
+    os.close(lock)
+    assert taken
+    assert path.is_dir()

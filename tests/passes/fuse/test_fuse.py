@@ -209,3 +209,13 @@ def test_every_rule_states_its_case(rule: type[Rule] | type[GraphRule]) -> None:
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
+
+
+def test_outputs_without_a_shape_keep_nothing_from_it() -> None:
+    """onnx's checker wants one, onnxruntime does not."""
+    proto = mobile()
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    found = optimize(proto, passes=["fuse"], measure=False).report.passes[0]
+    assert (
+        found.summary["rules"] == optimize(mobile(), passes=["fuse"], measure=False).report.passes[0].summary["rules"]
+    )
