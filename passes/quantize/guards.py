@@ -15,13 +15,6 @@ from graphopt.model.model import Model
 
 _HELD_BACK = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Softmax"})
 _SWALLOWED = frozenset({"Relu", "Clip"})
-_CARRIERS = frozenset(
-    (
-        *("DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Slice", "SpaceToDepth"),
-        *("Split", "Squeeze", "Transpose", "Unsqueeze"),
-    )
-)
-"""Operators that hand values on as they are: onnxruntime moves a DequantizeLinear behind some of them."""
 
 
 def break_silent_quantization(model: Model) -> tuple[str, ...]:
@@ -48,15 +41,16 @@ def shield_captures(model: Model) -> None:
     """Put a no-op before a body that reads values which onnxruntime would move a DequantizeLinear behind.
 
     Between MaxPool, Reshape or Transpose and an If, a Loop or a Scan that captures the result, onnxruntime (1.32) looks
-    for the reader's input among those that the node lists, where a captured one is not, and ends the process.
+    for the reader's input among those that the node lists, where a captured one is not, and ends the process. What
+    stands between may be gone on loading (Dropout, a Mul by 1), so that only layers count as something between.
     """
     editor = model.editor
     outer = {id(node) for node in editor.nodes()}
     shielded = False
-    for node in [n for n in editor.nodes() if n.op in _CARRIERS and _carries_codes(model, n)]:
+    for node in editor.nodes():
         for tensor in list(node.outputs):
             inside = [reader for reader in editor.consumers(tensor) if id(reader) not in outer]
-            if not inside or model.dtype_of(tensor) != np.float32:
+            if not inside or model.dtype_of(tensor) != np.float32 or not _carries_codes(model, node):
                 continue
             lowest = editor.add_constant("lowest", np.array(np.finfo(np.float32).min, np.float32))
             kept = editor.add_node("Max", [tensor, lowest], name=f"{tensor.name}_captured")
@@ -67,11 +61,19 @@ def shield_captures(model: Model) -> None:
 
 
 def _carries_codes(model: Model, node: gs.Node) -> bool:
-    """Its values come from a DequantizeLinear, behind nothing but operators that hand values on."""
-    before: gs.Node | None = node
-    while before is not None and before.op in _CARRIERS:
-        before = model.editor.producer(before.inputs[0])
-    return before is not None and before.op == "DequantizeLinear"
+    """Its values come from a DequantizeLinear, through no layer."""
+    stack, seen = [node], {id(node)}
+    while stack:
+        before = stack.pop()
+        if before.op == "DequantizeLinear":
+            return before is not node
+        if before.op in _HELD_BACK:
+            continue
+        found = (model.editor.producer(tensor) for tensor in before.inputs if not tensor.is_empty())
+        fresh = [producer for producer in found if producer is not None and id(producer) not in seen]
+        seen.update(id(producer) for producer in fresh)
+        stack.extend(fresh)
+    return False
 
 
 def _reads_codes(model: Model, node: gs.Node) -> bool:

@@ -217,15 +217,18 @@ def test_weights_cannot_saturate_the_kernels_of_older_processors() -> None:
     assert sqnr(candidate, candidate, feeds(loud), "none") > 40
 
 
-@pytest.mark.parametrize("carrier", ["MaxPool", "Transpose", "Reshape", "Relu"])
-def test_values_that_a_branch_captures_do_not_end_the_process(carrier: str) -> None:
+@pytest.mark.parametrize(
+    "carriers", [("MaxPool",), ("Transpose",), ("Reshape",), ("Relu",), ("MaxPool", "Dropout", "MaxPool"), ("Dropout",)]
+)
+def test_values_that_a_branch_captures_do_not_end_the_process(carriers: tuple[str, ...]) -> None:
     """onnxruntime moves a DequantizeLinear behind a MaxPool, Transpose or Reshape, and dies where an If captures it."""
     draft = Draft(0, opset=13)
     x = draft.conv(draft.input("input", [1, 4, 8, 8]), "first", 4, 4, bias=True)
     draft.const("shape", np.array([1, 4, 8, 8], np.int64))
     attributes = {"MaxPool": {"kernel_shape": [3, 3], "pads": [1] * 4}, "Transpose": {"perm": [0, 1, 3, 2]}}
-    read = [x, "shape"] if carrier == "Reshape" else [x]
-    x = draft.node(carrier, read, "carried", **attributes.get(carrier, {}))
+    for place, carrier in enumerate(carriers):
+        read = [x, "shape"] if carrier == "Reshape" else [x]
+        x = draft.node(carrier, read, f"carried{place}", **attributes.get(carrier, {}))
     draft.input("choice", [], TensorProto.BOOL)
     bodies = []
     for op in ("Neg", "Abs"):
