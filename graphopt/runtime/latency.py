@@ -36,6 +36,7 @@ LEAST_PAIRS = 6
 BLOCK_SECONDS = 1e-3
 """A timed block lasts at least this long, so that reading the clock (about 1 µs) does not show."""
 MOST_FEEDS = 8
+WARMUP_SHARE = 0.25
 
 ClockName = Literal["thread-cpu", "wall"]
 
@@ -167,7 +168,8 @@ def measure_pair(
         max_seconds: wall-clock limit; the fewest pairs that bear an interval (6) are run in any case.
         half_width: stop when half the interval is at most this share of the ratio.
         min_pairs: do not stop on the width before this many pairs.
-        warmup: untimed runs of each model, at least one on each feed used.
+        warmup: untimed runs of each model, at least one on each feed used, as long as they take no more than a quarter
+            of the time.
         clock: ``None`` chooses by ``clock_for``.
         progress: where each pair is reported.
 
@@ -181,7 +183,8 @@ def measure_pair(
     start = timer.wall()
     pool = [feeds[i] for i in range(min(len(feeds), MOST_FEEDS))]
     with no_collector():
-        runs = _warm_up((baseline, candidate), pool, warmup, timer)
+        enough = start + WARMUP_SHARE * max_seconds
+        runs = _warm_up((baseline, candidate), pool, warmup, timer, lambda: timer.wall() >= enough)
         times: tuple[list[float], list[float]] = ([], [])
         wanted = _until_known(times, min_pairs, half_width, lambda: timer.wall() - start >= max_seconds)
         for pair in (progress or Silent()).track(wanted, label="timing"):
@@ -223,11 +226,15 @@ def _rank(n: int, confidence: float) -> int:
     return r
 
 
-def _warm_up(sessions: Sequence[Runnable], pool: Sequence[Feed], warmup: int, clock: Clock) -> int:
-    """Run both without counting; how many runs a timed block needs, so that the quicker one fills it."""
+def _warm_up(
+    sessions: Sequence[Runnable], pool: Sequence[Feed], warmup: int, clock: Clock, late: Callable[[], bool]
+) -> int:
+    """Run both without counting, once at least; how many runs a timed block needs, so that the quicker one fills it."""
     quickest = math.inf
-    for session in sessions:
-        for i in range(max(warmup, len(pool), 1)):
+    for i in range(max(warmup, len(pool), 1)):
+        if i and late():
+            break
+        for session in sessions:
             quickest = min(quickest, _block(session, pool[i % len(pool)], 1, clock))
     return max(1, math.ceil(BLOCK_SECONDS * 1e3 / max(quickest, 1e-3)))
 

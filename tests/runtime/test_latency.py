@@ -223,3 +223,10 @@ def test_a_real_session_is_timed_by_thread_time():
     assert result.clock == "thread-cpu"
     assert result.pairs >= LEAST_PAIRS
     assert result.baseline.median_ms > 0
+
+
+def test_slow_models_are_not_warmed_up_for_longer_than_they_are_timed():
+    feeds = [{"x": np.zeros(1)} for _ in range(8)]
+    result, log = pair(steady(2000), steady(2000), feeds=feeds, max_seconds=6.0)
+    assert result.pairs == LEAST_PAIRS
+    assert len(log) == 2 * (1 + LEAST_PAIRS)
