@@ -108,9 +108,10 @@ def decibel(signal: float, noise: float) -> float:
 
 
 def time_rounds(rows: list[Row], feeds: Sequence[Feed], seconds: float) -> None:
-    """Time all rows in turn, round after round; the order turns around every other round.
+    """Time all rows in turn, round after round, each time in another order.
 
-    All files are opened anew several times, each time beginning with another one.
+    No row runs twice in a row, at the end of a round and the beginning of the next: it would find its weights in the
+    caches then, which was worth 2 % to the rows at both ends of an order that turns around. All files are opened anew several times, each time beginning with another one.
     """
     times: list[list[float]] = [[] for _ in rows]
     runs = 0
@@ -136,11 +137,15 @@ def _rounds(
     times: Sequence[list[float]],
 ) -> None:
     """Rounds of one opening; adds milliseconds a run to ``times``, a list for each session."""
-    start, count = time.perf_counter(), 0
+    rng = np.random.default_rng(0)
+    start, count, last = time.perf_counter(), 0, -1
     while count < LEAST_ROUNDS or time.perf_counter() - start < seconds:
-        order = range(len(sessions))
-        for i in order if count % 2 == 0 else reversed(order):
-            times[i].append(block(sessions[i], feeds[count // 2 % len(feeds)], runs))
+        order = rng.permutation(len(sessions)).tolist()
+        if order[0] == last:
+            order.append(order.pop(0))
+        for i in order:
+            times[i].append(block(sessions[i], feeds[count % len(feeds)], runs))
+        last = order[-1]
         count += 1
 
 
