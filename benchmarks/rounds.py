@@ -111,7 +111,8 @@ def time_rounds(rows: list[Row], feeds: Sequence[Feed], seconds: float) -> None:
     """Time all rows in turn, round after round, each time in another order.
 
     No row runs twice in a row, at the end of a round and the beginning of the next: it would find its weights in the
-    caches then, which was worth 2 % to the rows at both ends of an order that turns around. All files are opened anew several times, each time beginning with another one.
+    caches then, which was worth 2 % to the rows at both ends of an order that turns around. All files are opened anew
+    several times, each time beginning with another one.
     """
     times: list[list[float]] = [[] for _ in rows]
     runs = 0
