@@ -97,6 +97,8 @@ class ExternalFiles:
             opened = onnx.checker.C._open_external_data(str(self._base), location, tensor.name, True)
         except Exception as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if not os.path.lexists(Path(self._base, location)):
+                why = "there is no such file"
             raise _external(tensor, location, why) from None
         return int(opened)
 
