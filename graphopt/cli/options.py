@@ -26,7 +26,9 @@ def output_options(function: F) -> F:
     return _stack(
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
         click.option("-q", "--quiet", is_flag=True, help="No progress, no notes."),
-        click.option("-v", "--verbose", count=True, help="Every place changed and skipped, with reasons."),
+        click.option(
+            "-v", "--verbose", count=True, help="Tell more: places changed and skipped; inspect: layers, -vv all nodes."
+        ),
         click.option("--debug", is_flag=True, help="Show tracebacks."),
     )(function)
 

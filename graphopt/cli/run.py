@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from graphopt.model.load import require_file
 from graphopt.model.model import Model
 from graphopt.pipeline.outcome import Stage
 from graphopt.pipeline.plan import make_plan
+from graphopt.report.schema import Report
 from graphopt.report.terminal import print_report
 
 
@@ -97,7 +100,8 @@ def command(models: tuple[Path, ...], output: str, **words: Any) -> None:
     if len(models) > 1:
         for model in models:
             Model.open(model)  # a model that cannot be read stops the command before another one is written
-    codes = [_run_one(request, model, where, words) for model, where in zip(models, destinations, strict=True)]
+    show = _print_line if len(models) > 1 else _print_document
+    codes = [_run_one(request, model, where, words, show) for model, where in zip(models, destinations, strict=True)]
     raise click.exceptions.Exit(max(codes))
 
 
@@ -133,16 +137,28 @@ def _request(words: dict[str, Any]) -> Request:
     return Request(plan, settings)
 
 
-def _run_one(request: Request, model: Path, destination: Destination, words: dict[str, Any]) -> int:
+def _run_one(
+    request: Request, model: Path, destination: Destination, words: dict[str, Any], show: Callable[[Report], None]
+) -> int:
     result = request.run(model)
     report = write_result(result, destination, command=("graphopt", *(click.get_current_context().obj or ())))
     if report.output is None and destination.model.exists():
-        click.echo(f"warning: {destination.model} is of an earlier run and was left as it was", err=True)
+        earlier = f"{destination.model} is of an earlier run and was left as it was"
+        click.echo(f"warning: {earlier}; {destination.report} tells of this run", err=True)
     if words["as_json"]:
-        click.echo(report.to_json(), nl=False)
+        show(report)
     else:
         print_report(report, report_path=str(destination.report), verbose=words["verbose"] > 0)
     return result.exit_code
+
+
+def _print_document(report: Report) -> None:
+    click.echo(report.to_json(), nl=False)
+
+
+def _print_line(report: Report) -> None:
+    """One of several reports, each a line (JSON Lines): what was printed stays readable if a later model fails."""
+    click.echo(json.dumps(json.loads(report.to_json()), ensure_ascii=False))
 
 
 def _freezing(words: dict[str, Any]) -> bool | None:

@@ -109,6 +109,15 @@ def test_several_models_go_into_one_folder(cli: Cli, embedded: Path, tmp_path: P
         assert report_of(out / f"{name}.onnx")["verdict"]["exit_code"] == 0
 
 
+def test_several_models_are_told_in_a_line_of_json_each(cli: Cli, cnn: Path, tmp_path: Path) -> None:
+    models = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for model in models:
+        model.write_bytes(cnn.read_bytes())
+    done = cli("run", *models, "-o", tmp_path / "out", "--pass", "simplify", "--no-measure", "--json")
+    assert done.code == 0, done.err
+    assert [json.loads(line)["verdict"]["exit_code"] for line in done.out.splitlines()] == [0, 0]
+
+
 @pytest.fixture
 def rogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "site"
