@@ -11,6 +11,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto
 
 from graphopt.model.algorithms import CycleError, cycle_text, stable_order
+from graphopt.model.domains import STANDARD_DOMAINS
 from graphopt.model.findings import Finding
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, attribute_graphs, excesses
 
@@ -36,12 +37,14 @@ def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[
         yield bad_text(str(error))
 
 
-def _error(code: str, what: str, where: str | None = None, *, hint: str | None = None) -> Finding:
-    return Finding(code, "error", what, where, hint=hint)
+def _error(
+    code: str, what: str, where: str | None = None, *, why: str | None = None, hint: str | None = None
+) -> Finding:
+    return Finding(code, "error", what, where, why, hint)
 
 
 def versions(proto: onnx.ModelProto) -> Iterator[Finding]:
-    """A model without graph, IR version or opsets, and versions newer than the installed onnx: GO-304, GO-305."""
+    """No graph, IR version or opsets (GO-304, GO-305); opsets that conflict, versions newer than onnx (GO-305)."""
     if not proto.HasField("graph"):
         yield _error("GO-304", "the model has no graph", hint="export it again")
     if not proto.ir_version:
@@ -57,11 +60,29 @@ def versions(proto: onnx.ModelProto) -> Iterator[Finding]:
         yield _error("GO-305", "the model states no opset version", hint="export it again")
     newest = onnx.defs.onnx_opset_version()
     for entry in proto.opset_import:
-        if entry.domain in ("", "ai.onnx") and not 1 <= entry.version <= newest:
+        if entry.domain in STANDARD_DOMAINS and not 1 <= entry.version <= newest:
             yield _error(
                 "GO-305",
                 f"opset {entry.version} is unknown: the installed onnx {onnx.__version__} knows 1 to {newest}",
                 hint="upgrade onnx, or export with an older opset",
+            )
+    yield from _conflicts(proto)
+
+
+def _conflicts(proto: onnx.ModelProto) -> Iterator[Finding]:
+    """Operator domains at several versions (GO-305): onnxruntime takes the last one stated, others may not."""
+    stated: dict[str, dict[int, str]] = {}
+    for entry in proto.opset_import:
+        domain = "" if entry.domain in STANDARD_DOMAINS else entry.domain
+        stated.setdefault(domain, {})[entry.version] = entry.domain
+    for versions_of in stated.values():
+        if len(versions_of) > 1:
+            shown = " and ".join(f"{version} of {domain!r}" for version, domain in versions_of.items())
+            yield _error(
+                "GO-305",
+                f"the model states several opsets of one operator domain: {shown}",
+                why="'ai.onnx' is another spelling of ''" if "ai.onnx" in versions_of.values() else None,
+                hint="keep the one that the model was made for",
             )
 
 
@@ -128,11 +149,11 @@ def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 def operators(proto: onnx.ModelProto) -> Iterator[Finding]:
     """Operators of the standard domain that its opset does not have (GO-305), each named once by its first node."""
-    version = next((e.version for e in proto.opset_import if e.domain in ("", "ai.onnx")), 0)
+    version = next((e.version for e in proto.opset_import if e.domain in STANDARD_DOMAINS), 0)
     local = {(f.domain, f.name) for f in proto.functions}
     seen: set[str] = set()
     for node in walk_nodes(proto.graph.node):
-        if node.domain not in ("", "ai.onnx") or node.op_type in seen or ("", node.op_type) in local:
+        if node.domain not in STANDARD_DOMAINS or node.op_type in seen or ("", node.op_type) in local:
             continue
         seen.add(node.op_type)
         if not version:

@@ -50,6 +50,9 @@ def _versions() -> Iterator[Case]:
     yield _case("an operator of a later opset", "GO-305", model_of([later], opset=17), "opset 17")
     only = _edited(lambda m: setattr(m.opset_import[0], "domain", "other"))
     yield _case("no opset of the standard domain", "GO-305", only, "standard domain")
+    for name, domain in (("two spellings of the standard domain", "ai.onnx"), ("one domain twice", "")):
+        both = _edited(lambda m, d=domain: m.opset_import.add(domain=d, version=11))
+        yield _case(f"{name} at two opsets", "GO-305", both, f"21 of '' and 11 of '{domain}'")
 
 
 def _wiring() -> Iterator[Case]:
