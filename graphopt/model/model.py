@@ -29,6 +29,7 @@ from graphopt.model.interface import Interface, TensorSpec, read_interface
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, excesses
 from graphopt.model.load import ModelFile, read_model
 from graphopt.model.store import WeightStore
+from graphopt.model.weights import bring_in
 
 __all__ = ["Array", "Interface", "Model", "TensorSpec"]
 
@@ -120,6 +121,7 @@ class Model:
             raise_first(wellformed.functions(proto))
             raise_first(wellformed.operators(proto))
             raise_first(wellformed.lists_of_graphs(proto))
+            bring_in(header, file.files, limits)
             importer = Importer(proto.ir_version, file.files, limits)
             graph = importer.graph(proto.graph)
         except UnicodeDecodeError as error:
