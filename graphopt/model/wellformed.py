@@ -14,6 +14,7 @@ from graphopt.model.algorithms import CycleError, cycle_text, stable_order
 from graphopt.model.domains import STANDARD_DOMAINS
 from graphopt.model.findings import Finding
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, attribute_graphs, excesses
+from graphopt.model.signatures import misfits, owner, repeated_attributes
 
 
 def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[Finding]:
@@ -44,7 +45,7 @@ def _error(
 
 
 def versions(proto: onnx.ModelProto) -> Iterator[Finding]:
-    """No graph, IR version or opsets (GO-304, GO-305); opsets that conflict, versions newer than onnx (GO-305)."""
+    """No graph (GO-304); versions that are missing, in conflict or newer than onnx (GO-305)."""
     if not proto.HasField("graph"):
         yield _error("GO-304", "the model has no graph", hint="export it again")
     if not proto.ir_version:
@@ -148,24 +149,32 @@ def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def operators(proto: onnx.ModelProto) -> Iterator[Finding]:
-    """Operators of the standard domain that its opset does not have (GO-305), each named once by its first node."""
+    """Nodes that do not fit their operator (GO-304), and standard ones that the opset does not have (GO-305).
+
+    Of nodes whose operator is unknown, only the first is named.
+    """
     version = next((e.version for e in proto.opset_import if e.domain in STANDARD_DOMAINS), 0)
     local = {(f.domain, f.name) for f in proto.functions}
     seen: set[str] = set()
     for node in walk_nodes(proto.graph.node):
-        if node.domain not in STANDARD_DOMAINS or node.op_type in seen or ("", node.op_type) in local:
+        yield from repeated_attributes(node)
+        if not node.op_type:
+            yield _error("GO-304", "the node has no operator", owner(node), hint="export the model again")
+        elif node.domain not in STANDARD_DOMAINS or ("", node.op_type) in local:
             continue
-        seen.add(node.op_type)
-        if not version:
-            what = f"operator {node.op_type} is used, but no opset of the standard domain"
-            yield _error("GO-305", what, node.name)
-        elif not knows(node.op_type, version, ""):
-            yield _error(
-                "GO-305",
-                f"operator {node.op_type} is not in opset {version}",
-                f"node {node.name!r}" if node.name else f"the node that makes {list(node.output)}",
-                hint="give the node its own domain if it is a custom operator",
-            )
+        elif version and knows(node.op_type, version, ""):
+            yield from misfits(node, version)
+        elif node.op_type not in seen:
+            seen.add(node.op_type)
+            yield _unknown(node, version)
+
+
+def _unknown(node: onnx.NodeProto, version: int) -> Finding:
+    if not version:
+        what = f"operator {node.op_type} is used, but no opset of the standard domain"
+        return _error("GO-305", what, owner(node))
+    hint = "give the node its own domain if it is a custom operator"
+    return _error("GO-305", f"operator {node.op_type} is not in opset {version}", owner(node), hint=hint)
 
 
 def lists_of_graphs(proto: onnx.ModelProto) -> Iterator[Finding]:
@@ -173,11 +182,7 @@ def lists_of_graphs(proto: onnx.ModelProto) -> Iterator[Finding]:
     for node in walk_nodes(proto.graph.node):
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPHS:
-                yield _error("GO-308", f"attribute {attribute.name!r} is a list of graphs", _owner(node))
-
-
-def _owner(node: onnx.NodeProto) -> str:
-    return f"node {node.name!r}" if node.name else f"a node {node.op_type}"
+                yield _error("GO-308", f"attribute {attribute.name!r} is a list of graphs", owner(node))
 
 
 def repeated_names(proto: onnx.ModelProto) -> Iterator[Finding]:

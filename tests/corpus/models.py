@@ -21,6 +21,7 @@ def cases() -> Iterator[Case]:
     """All cases of this module."""
     yield from _versions()
     yield from _wiring()
+    yield from _nodes()
     yield from _functions()
     yield from _tensors()
     yield from _external()
@@ -76,6 +77,34 @@ def _wiring() -> Iterator[Case]:
     inner = helper.make_graph([relu("x", "z")], "b", [], [value("z")])
     node.attribute.add(name="bodies", type=AttributeProto.GRAPHS).graphs.append(inner)
     yield _case("a list of graphs", "GO-308", model_of([node], domains={"d": 1}), "'bodies'")
+
+
+def _nodes() -> Iterator[Case]:
+    def node(name: str, said: str, made: onnx.NodeProto, code: str = "GO-304") -> Case:
+        return _case(name, code, model_of([made]), said)
+
+    make = helper.make_node
+    twice = make("LeakyRelu", ["x"], ["y"], "here", alpha=0.5)
+    twice.attribute.add().CopyFrom(twice.attribute[0])
+    foreign = make("Foo", ["x"], ["y"], "here", domain="d", a=1)
+    foreign.attribute.add().CopyFrom(foreign.attribute[0])
+    untyped = make("LeakyRelu", ["x"], ["y"], "here", alpha=0.5)
+    untyped.attribute[0].ClearField("type")
+    yield node("too few inputs", "Add takes 2 inputs, the node has 1 (node 'here')", make("Add", ["x"], ["y"], "here"))
+    yield node("too many inputs", "Relu takes 1 inputs, the node has 2", make("Relu", ["x", "x"], ["y"], "here"))
+    yield node("too few of any number of inputs", "Sum takes at least 1", make("Sum", [], ["y"]))
+    yield node("too many outputs", "Relu takes 1 outputs, the node has 2", make("Relu", ["x"], ["y", "z"], "here"))
+    yield node("an input left out that is needed", "input B", make("Add", ["x", ""], ["y"], "here"))
+    yield node("an attribute that is missing", "needs the attribute 'to'", make("Cast", ["x"], ["y"], "here"))
+    yield node("text for a number", "is of type STRING, INT is needed", make("Softmax", ["x"], ["y"], axis="abc"))
+    yield node("an attribute without a type", "UNDEFINED, FLOAT is needed", untyped)
+    yield node("an attribute twice", "'alpha' is given 2 times (node 'here')", twice)
+    yield _case(
+        "an attribute of a custom operator twice", "GO-304", model_of([foreign], domains={"d": 1}), "'a' is given"
+    )
+    yield node("a node without an operator", "the node has no operator (node 'here')", make("", ["x"], ["y"], "here"))
+    body = _edited(lambda m: _first_body(m).node[0].input.append("x"), with_nested_bodies())
+    yield _case("too many inputs in a body", "GO-304", body, "the node has")
 
 
 def _first_body(model: onnx.ModelProto) -> onnx.GraphProto:
