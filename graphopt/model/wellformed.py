@@ -45,9 +45,11 @@ def _error(
 
 
 def versions(proto: onnx.ModelProto) -> Iterator[Finding]:
-    """No graph (GO-304); versions that are missing, in conflict or newer than onnx (GO-305)."""
+    """No graph or no outputs (GO-304); versions that are missing, in conflict or newer than onnx (GO-305)."""
     if not proto.HasField("graph"):
         yield _error("GO-304", "the model has no graph", hint="export it again")
+    elif not proto.graph.output:
+        yield _error("GO-304", "the graph has no outputs: it computes nothing", hint="export it again")
     if not proto.ir_version:
         yield _error("GO-305", "the model states no IR version")
     if proto.ir_version > onnx.IR_VERSION:

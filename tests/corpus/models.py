@@ -105,6 +105,7 @@ def _nodes() -> Iterator[Case]:
     yield node("a node without an operator", "the node has no operator (node 'here')", make("", ["x"], ["y"], "here"))
     body = _edited(lambda m: _first_body(m).node[0].input.append("x"), with_nested_bodies())
     yield _case("too many inputs in a body", "GO-304", body, "the node has")
+    yield _case("no outputs", "GO-304", _edited(lambda m: m.graph.ClearField("output")), "no outputs")
 
 
 def _first_body(model: onnx.ModelProto) -> onnx.GraphProto:
