@@ -36,6 +36,8 @@ _SHARE = 4
 SMALL = 1 << 16
 """Bytes below which an array stays in memory whatever the limit: a file of its own would cost as much."""
 _PREFIX = "graphopt-weights-"
+_TRIES = 8
+"""New folders that other processes may remove before this is no chance any more."""
 
 
 class WeightStore:
@@ -117,11 +119,7 @@ class _Folder:
     def __init__(self) -> None:
         _remove_stale()
         with _writing():
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
-            lock = os.open(self.path / "lock", os.O_CREAT | os.O_WRONLY)
-        if fcntl is not None:
-            with contextlib.suppress(OSError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.path, lock = _locked_folder()
         weakref.finalize(self, _remove, self.path, lock, os.getpid())
         self._count = 0
 
@@ -143,6 +141,36 @@ class _Folder:
         # The folder lives as long as one of its files is mapped: the callback refers to it.
         weakref.finalize(mapped, _unlink, path, os.getpid(), self).atexit = False
         return np.frombuffer(memoryview(mapped), array.dtype).reshape(array.shape)
+
+
+def _locked_folder() -> tuple[Path, int]:
+    """A new temporary folder, and the descriptor that holds its lock.
+
+    Another process may take it for a stale one before it is locked: it is left to that process then.
+    """
+    for _ in range(_TRIES):
+        path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        lock = os.open(path / "lock", os.O_CREAT | os.O_WRONLY)
+        if _holds(lock, path / "lock"):
+            return path, lock
+        os.close(lock)
+    raise OSError(f"other processes removed {_TRIES} new folders")
+
+
+def _holds(lock: int, path: Path) -> bool:
+    """Locks a file, and says whether it is ours and still the one at ``path``."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nobody else can hold one either
+        return True
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

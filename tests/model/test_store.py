@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +115,44 @@ def test_what_a_killed_process_leaves_the_next_one_removes(temporary: Path) -> N
     _child(temporary, "keep()").wait()
     np.testing.assert_array_equal(kept, ramp())
     assert len(files(temporary)) == 1, "the folder of a live process stays"
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_new_folder_that_is_taken_for_a_stale_one_is_given_up(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    """Another process looks at the lock after it was made and before it is held."""
+    real, others = fcntl.flock, list[int]()
+
+    def flock(descriptor: int, how: int) -> None:
+        if not others:
+            (lock,) = temporary.glob("*/lock")
+            others.append(os.open(lock, os.O_WRONLY))
+            real(others[0], how)
+            if removed:
+                shutil.rmtree(lock.parent)
+                os.close(others[0])
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    held = WeightStore(0)
+    np.testing.assert_array_equal(held.keep(ramp()), ramp())
+    assert len(others) == 1
+    if not removed:
+        os.close(others[0])
+    del held
+    gc.collect()
+    _child(temporary, "keep()").wait()
+    assert list(temporary.iterdir()) == []
+
+
+def test_folders_that_others_always_remove_are_a_limit(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(LimitError, match="other processes removed 8 new folders"):
+        WeightStore(0).keep(ramp())
 
 
 def _child(folder: Path, script: str) -> subprocess.Popen[bytes]:
