@@ -12,9 +12,8 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,14 +49,14 @@ class WeightStore:
 
     def __init__(self, max_memory: int | None = None) -> None:
         self.max_memory = _share_of_limit() if max_memory is None else max_memory
-        self._held: dict[int, int] = {}
+        self._held = _Tally()
         self._staged: dict[int, Array] = {}
         self._folder: _Folder | None = None
 
     @property
     def held(self) -> int:
         """Bytes in memory that count towards the limit."""
-        return sum(self._held.values())
+        return self._held.total
 
     def keep(self, value: npt.ArrayLike) -> Array:
         """``value`` as a read-only array, in memory or in a mapped file.
@@ -70,8 +69,7 @@ class WeightStore:
             return array
         if self.held + array.nbytes > self.max_memory:
             return self._filed(array)
-        self._held[id(array)] = array.nbytes
-        _when_gone(array, self._held)
+        self._held.add(array)
         return array
 
     def placed(self, array: Array) -> Place | None:
@@ -90,7 +88,7 @@ class WeightStore:
                 self._staged[id(array)] = self._filed(array)
             except LimitError:
                 return None
-            _when_gone(array, self._staged)
+            _when_gone(array, self._staged.pop)
         return place_of(self._staged[id(array)])
 
     def _filed(self, array: Array) -> Array:
@@ -108,9 +106,29 @@ def _movable(array: Array) -> bool:
     return array.nbytes >= SMALL and array.dtype != object
 
 
-def _when_gone(array: Array, table: dict[int, Any]) -> None:
+class _Tally:
+    """What arrays take together that are still in use, counted as they come and go."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._sizes: dict[int, int] = {}
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._sizes
+
+    def add(self, array: Array) -> None:
+        """Counts ``array`` for as long as somebody has it."""
+        self._sizes[id(array)] = array.nbytes
+        self.total += array.nbytes
+        _when_gone(array, self._drop)
+
+    def _drop(self, key: int) -> None:
+        self.total -= self._sizes.pop(key)
+
+
+def _when_gone(array: Array, forget: Callable[[int], object]) -> None:
     """Forgets an array that nobody has any more; its ``id`` may belong to another one then."""
-    weakref.finalize(array, table.pop, id(array), None).atexit = False
+    weakref.finalize(array, forget, id(array)).atexit = False
 
 
 class _Folder:

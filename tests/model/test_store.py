@@ -51,6 +51,20 @@ def test_up_to_the_limit_arrays_stay_in_memory(temporary: Path) -> None:
     assert held.held == SMALL
 
 
+def test_what_is_held_is_counted_once_and_until_the_last_view_goes() -> None:
+    held = WeightStore(1 << 30)
+    arrays = [held.keep(ramp(i)) for i in range(3)]
+    assert held.keep(arrays[0]) is arrays[0]
+    view = arrays[0][10:20]
+    assert held.held == 3 * SMALL
+    arrays.clear()
+    gc.collect()
+    assert held.held == SMALL
+    del view
+    gc.collect()
+    assert held.held == 0
+
+
 def test_past_the_limit_they_go_to_files_and_are_equal(temporary: Path) -> None:
     held = WeightStore(SMALL)
     arrays = [held.keep(ramp(i).reshape(2, -1)) for i in range(4)]
