@@ -172,7 +172,9 @@ def _external() -> Iterator[Case]:
         target.write_bytes(bytes(16))
         return target
 
-    yield case("external data that is missing", "none.bin", location="none.bin")
+    yield case("external data that is missing", "'none.bin' (tensor 'w'): there is no such file", location="none.bin")
+    yield case("missing external data out of the folder", "..", location="../none.bin")
+    yield case("an external link to nowhere", "'w'", lambda f: (f / "l.bin").symlink_to("none"), location="l.bin")
     yield case(
         "external data that is too short",
         "the file has 3",
