@@ -15,6 +15,7 @@ from graphopt.errors import PassError
 from graphopt.model import algorithms
 from graphopt.model.arrays import Array, frozen
 from graphopt.model.constants import attribute_value, node_value, settled
+from graphopt.model.ends import Ends
 from graphopt.model.graph import EditConstant, EditGraph, EditNode, EditVariable, node_bodies
 from graphopt.model.links import Links, new_ancestors
 
@@ -39,8 +40,7 @@ class GraphEditor:
         self._links = Links()
         self._tensors: dict[str, gs.Tensor] | None = None
         self._bodies: list[EditGraph] | None = None
-        self._ends_of_bodies: tuple[set[int], set[int]] | None = None
-        self._body_names: set[str] | None = None
+        self._known_ends: Ends | None = None
         self._removed: dict[int, gs.Node] = {}
 
     # Reading
@@ -75,11 +75,11 @@ class GraphEditor:
 
     def is_output(self, tensor: gs.Tensor) -> bool:
         """Whether ``tensor`` is an output of the graph or of any body."""
-        return any(output is tensor for output in self._graph.outputs) or id(tensor) in self._ends()[1]
+        return self._ends().is_output(tensor)
 
     def is_input(self, tensor: gs.Tensor) -> bool:
         """Whether ``tensor`` is an input of the graph (overridable ones included) or of any body."""
-        return any(source is tensor for source in self._graph.inputs) or id(tensor) in self._ends()[0]
+        return self._ends().is_input(tensor)
 
     def constant(self, tensor: gs.Tensor) -> Array | None:
         """The value of an initializer or of a Constant node's output, read-only; ``None`` if it is not constant.
@@ -202,7 +202,7 @@ class GraphEditor:
 
         If ``old`` is an output of its graph and ``consumers`` is not given, the output is computed by ``new`` from now
         on and keeps its name: ``new`` takes the name over, or an Identity copies it where ``new`` cannot be renamed
-        (an input, an initializer, another output, a tensor of another level).
+        (an input, an initializer, another output, a tensor of another level, a name that a body uses for its own).
 
         New nodes that compute ``new`` from ``old`` (a quantizer put behind a tensor) keep reading ``old``.
         """
@@ -255,9 +255,8 @@ class GraphEditor:
         self._graph.inputs = [t for t in self._graph.inputs if t is not tensor]
         self._graph.envelope.constants.append(default)
         self.replace_uses(tensor, default, consumers=self.consumers(tensor))
-        for level in self._levels():
-            level.outputs = [default if t is tensor else t for t in level.outputs]
-        self._ends_of_bodies = None
+        self._ends().replace_output(tensor, default)
+        self._ends().remove_input(tensor)
         self._tensors = None
         return default
 
@@ -283,24 +282,14 @@ class GraphEditor:
         if self._bodies is None:
             self._compact()
             self._bodies = list(self._graph.bodies())
-            self._ends_of_bodies = self._body_names = None
+            self._known_ends = None
         return [self._graph, *self._bodies]
 
-    def _names_in_bodies(self) -> set[str]:
-        """Names that bodies define for themselves."""
-        bodies = self._levels()[1:]
-        if self._body_names is None:
-            self._body_names = {t.name for level in bodies for node in level.nodes for t in node.outputs}
-            self._body_names |= {t.name for level in bodies for t in (*level.inputs, *level.envelope.constants)}
-        return self._body_names
-
-    def _ends(self) -> tuple[set[int], set[int]]:
-        """Ids of the inputs and of the outputs of all bodies."""
-        bodies = self._levels()[1:]
-        if self._ends_of_bodies is None:
-            inputs = {id(tensor) for level in bodies for tensor in level.inputs}
-            self._ends_of_bodies = inputs, {id(tensor) for level in bodies for tensor in level.outputs}
-        return self._ends_of_bodies
+    def _ends(self) -> Ends:
+        levels = self._levels()
+        if self._known_ends is None:
+            self._known_ends = Ends(levels)
+        return self._known_ends
 
     def _compact(self) -> None:
         self._links.settle()
@@ -356,20 +345,19 @@ class GraphEditor:
     def _can_rename(self, old: gs.Tensor, new: gs.Tensor) -> bool:
         if isinstance(new, gs.Constant) or not new.inputs:
             return False
-        if (getattr(old, "home", None) or self._graph) is self._graph and old.name in self._names_in_bodies():
-            return False  # a body's own tensor would hide the new bearer of the name
-        return getattr(new, "home", None) is getattr(old, "home", None) and not self.is_output(new)
+        home = getattr(old, "home", None)
+        if getattr(new, "home", None) is not home or self.is_output(new):
+            return False
+        # Earlier in the graph than ``old``, the name would be that of an outer tensor in bodies that use it themselves.
+        return not self._ends().is_taken_within(home or self._graph, old.name)
 
     def _move_output(self, old: gs.Tensor, new: gs.Tensor) -> None:
         if not self.is_output(old):
             return
-        levels = [level for level in self._levels() if any(t is old for t in level.outputs)]
         if not self._can_rename(old, new):
             self.add_node("Identity", [new], outputs=[old], name=f"{old.name}_copy")
             return
-        for level in levels:
-            level.outputs = [new if t is old else t for t in level.outputs]
-        self._ends_of_bodies = None
+        self._ends().replace_output(old, new)
         name = old.name
         old.name = self.unique_name(f"{name}_replaced")
         new.name = name

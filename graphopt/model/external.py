@@ -97,10 +97,15 @@ class ExternalFiles:
             opened = onnx.checker.C._open_external_data(str(self._base), location, tensor.name, True)
         except Exception as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            if not os.path.lexists(Path(self._base, location)):
+            if self._is_missing(location):  # onnx calls that "not regular file"
                 why = "there is no such file"
             raise _external(tensor, location, why) from None
         return int(opened)
+
+    def _is_missing(self, location: str) -> bool:
+        place = Path(location)
+        beneath = not place.is_absolute() and ".." not in place.parts
+        return beneath and not os.path.lexists(Path(self._base or "", place))
 
 
 def place_in(tensor: TensorProto) -> tuple[str, str, str]:

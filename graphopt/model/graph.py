@@ -65,7 +65,8 @@ class AttributeRecord:
         proto: the attribute; a subgraph's content is left out.
         value: what the editing view showed for it, immutable; while the view still shows that, export writes
             ``proto``.
-        left: the tensor, where its bytes lie in a file, the model's own or a data file; ``proto`` lacks it then.
+        left: the tensor, where its bytes were left in a file (external data, or a large model file); ``proto`` lacks
+            it then, and export writes it with its bytes inside.
     """
 
     proto: onnx.AttributeProto

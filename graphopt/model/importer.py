@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import onnx
 import onnx_graphsurgeon as gs
 from google.protobuf.message import Message  # type: ignore[import-untyped]
-from onnx import AttributeProto
+from onnx import AttributeProto, TensorProto
 
 from graphopt.model import dtypes, wellformed
 from graphopt.model.external import ExternalFiles
@@ -26,7 +25,7 @@ from graphopt.model.graph import (
     Shape,
 )
 from graphopt.model.limits import Limits
-from graphopt.model.weights import TensorRecord, decode, decode_sparse
+from graphopt.model.weights import TensorRecord, bring_in, decode, decode_sparse
 
 Scope = ChainMap[str, gs.Tensor]
 
@@ -183,15 +182,14 @@ class Importer:
             return AttributeRecord(light, None), self._graph(proto.g, local, graph)
         if proto.type == AttributeProto.TENSOR and not proto.ref_attr_name:
             record = decode(proto.t, self._files, self._limits)
-            # Only initializers are written to data files: what an attribute has in one is written inside the model.
-            if proto.t.data_location == onnx.TensorProto.EXTERNAL:
-                shown = AttributeRecord(
-                    copy_fields(proto, without=("t",)), record.array, replace(record, external=None)
-                )
+            if proto.t.data_location == TensorProto.EXTERNAL:
+                shown = AttributeRecord(copy_fields(proto, without=("t",)), record.array, record)
             else:
                 shown = AttributeRecord(proto, record.array)
             return shown, _constant(proto.t.name, record, graph)
         value = plain_value(proto)
+        if isinstance(value, RawAttribute):
+            bring_in(proto, self._files, self._limits)
         return AttributeRecord(proto, tuple(value) if isinstance(value, list) else value), value
 
 

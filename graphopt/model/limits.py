@@ -54,6 +54,7 @@ def excesses(proto: onnx.ModelProto, limits: Limits) -> Iterator[Finding]:
             external += sum(_external_bytes(tensor) for tensor in body.initializer)
         for node in body.node:
             for attribute in node.attribute:
+                external += sum(_external_bytes(tensor) for tensor in (attribute.t, *attribute.tensors))
                 if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
                     stack += [(inner, depth + 1) for inner in attribute_graphs(attribute)]
     # One level is the graph itself.

@@ -29,6 +29,7 @@ from graphopt.model.interface import Interface, TensorSpec, read_interface
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, excesses
 from graphopt.model.load import ModelFile, read_model
 from graphopt.model.store import WeightStore
+from graphopt.model.weights import bring_in
 
 __all__ = ["Array", "Interface", "Model", "TensorSpec"]
 
@@ -119,8 +120,8 @@ class Model:
             raise_first(wellformed.text(header := copy_fields(proto, without=("graph",))))
             raise_first(wellformed.functions(proto))
             raise_first(wellformed.operators(proto))
-            raise_first(wellformed.signatures(proto))
             raise_first(wellformed.lists_of_graphs(proto))
+            bring_in(header, file.files, limits)
             importer = Importer(proto.ir_version, file.files, limits)
             graph = importer.graph(proto.graph)
         except UnicodeDecodeError as error:

@@ -8,14 +8,12 @@ a folder whose lock nobody holds has no owner.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +36,7 @@ SMALL = 1 << 16
 """Bytes below which an array stays in memory whatever the limit: a file of its own would cost as much."""
 _PREFIX = "graphopt-weights-"
 _TRIES = 8
+"""New folders that other processes may remove before this is no chance any more."""
 
 
 class WeightStore:
@@ -50,14 +49,14 @@ class WeightStore:
 
     def __init__(self, max_memory: int | None = None) -> None:
         self.max_memory = _share_of_limit() if max_memory is None else max_memory
-        self._held: dict[int, int] = {}
+        self._held = _Tally()
         self._staged: dict[int, Array] = {}
         self._folder: _Folder | None = None
 
     @property
     def held(self) -> int:
         """Bytes in memory that count towards the limit."""
-        return sum(self._held.values())
+        return self._held.total
 
     def keep(self, value: npt.ArrayLike) -> Array:
         """``value`` as a read-only array, in memory or in a mapped file.
@@ -70,8 +69,7 @@ class WeightStore:
             return array
         if self.held + array.nbytes > self.max_memory:
             return self._filed(array)
-        self._held[id(array)] = array.nbytes
-        _when_gone(array, self._held)
+        self._held.add(array)
         return array
 
     def placed(self, array: Array) -> Place | None:
@@ -90,7 +88,7 @@ class WeightStore:
                 self._staged[id(array)] = self._filed(array)
             except LimitError:
                 return None
-            _when_gone(array, self._staged)
+            _when_gone(array, self._staged.pop)
         return place_of(self._staged[id(array)])
 
     def _filed(self, array: Array) -> Array:
@@ -108,9 +106,29 @@ def _movable(array: Array) -> bool:
     return array.nbytes >= SMALL and array.dtype != object
 
 
-def _when_gone(array: Array, table: dict[int, Any]) -> None:
+class _Tally:
+    """What arrays take together that are still in use, counted as they come and go."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._sizes: dict[int, int] = {}
+
+    def __contains__(self, key: int) -> bool:
+        return key in self._sizes
+
+    def add(self, array: Array) -> None:
+        """Counts ``array`` for as long as somebody has it."""
+        self._sizes[id(array)] = array.nbytes
+        self.total += array.nbytes
+        _when_gone(array, self._drop)
+
+    def _drop(self, key: int) -> None:
+        self.total -= self._sizes.pop(key)
+
+
+def _when_gone(array: Array, forget: Callable[[int], object]) -> None:
     """Forgets an array that nobody has any more; its ``id`` may belong to another one then."""
-    weakref.finalize(array, table.pop, id(array), None).atexit = False
+    weakref.finalize(array, forget, id(array)).atexit = False
 
 
 class _Folder:
@@ -144,21 +162,33 @@ class _Folder:
 
 
 def _locked_folder() -> tuple[Path, int]:
-    """A new folder and its lock, held.
+    """A new temporary folder, and the descriptor that holds its lock.
 
-    Between making and locking, another process may have taken the folder for a stale one: then it is made again.
+    Another process may take it for a stale one before it is locked: it is left to that process then.
     """
     for _ in range(_TRIES):
         path = Path(tempfile.mkdtemp(prefix=_PREFIX))
         lock = os.open(path / "lock", os.O_CREAT | os.O_WRONLY)
-        if fcntl is None:
+        if _holds(lock, path / "lock"):
             return path, lock
-        with contextlib.suppress(OSError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(lock), (path / "lock").stat()):
-                return path, lock
         os.close(lock)
-    raise OSError(errno.EAGAIN, "other processes keep removing it", tempfile.gettempdir())
+    raise OSError(f"other processes removed {_TRIES} new folders")
+
+
+def _holds(lock: int, path: Path) -> bool:
+    """Locks a file, and says whether it is ours and still the one at ``path``."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: nobody else can hold one either
+        return True
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

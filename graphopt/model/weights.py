@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import TensorProto, numpy_helper
 
 from graphopt.errors import ModelError
@@ -147,7 +148,29 @@ def decode_sparse(
         raise ModelError("GO-304", "sparse indices do not fit", where=where, why=_first_line(error)) from None
     source = onnx.SparseTensorProto()
     source.CopyFrom(tensor)
+    bring_in(source, files, limits)
     return TensorRecord(source, frozen(dense.reshape(shape)), raw=False)
+
+
+def bring_in(message: Message, files: ExternalFiles, limits: Limits) -> None:
+    """Puts external data into the tensors that hold it by name, in a message that is carried as it is.
+
+    A reference would be looked up again from wherever the message gets to: onnxruntime looks in the current directory.
+
+    Raises:
+        ModelError: as ``decode``.
+        LimitError: as ``decode``.
+    """
+    stack = [message]
+    while stack:
+        part = stack.pop()
+        if not isinstance(part, TensorProto):
+            for descriptor, value in part.ListFields():
+                if descriptor.type == descriptor.TYPE_MESSAGE:
+                    stack.extend([value] if isinstance(value, Message) else value)
+        elif part.data_location == TensorProto.EXTERNAL:
+            record = decode(part, files, limits)
+            part.CopyFrom(encode(part.name, record.array, record))
 
 
 def encode(

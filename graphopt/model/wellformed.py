@@ -11,11 +11,10 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from onnx import AttributeProto
 
 from graphopt.model.algorithms import CycleError, cycle_text, stable_order
+from graphopt.model.domains import STANDARD_DOMAINS
 from graphopt.model.findings import Finding
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, attribute_graphs, excesses
-
-_MANY = 1 << 20
-"""onnx writes a bound that is none as a very large number."""
+from graphopt.model.signatures import misfits, owner, repeated_attributes
 
 
 def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[Finding]:
@@ -32,7 +31,6 @@ def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[
         yield from text(proto)
         yield from functions(proto)
         yield from operators(proto)
-        yield from signatures(proto)
         yield from lists_of_graphs(proto)
         yield from structure(proto.graph)
         yield from repeated_names(proto)
@@ -40,14 +38,18 @@ def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[
         yield bad_text(str(error))
 
 
-def _error(code: str, what: str, where: str | None = None, *, hint: str | None = None) -> Finding:
-    return Finding(code, "error", what, where, hint=hint)
+def _error(
+    code: str, what: str, where: str | None = None, *, why: str | None = None, hint: str | None = None
+) -> Finding:
+    return Finding(code, "error", what, where, why, hint)
 
 
 def versions(proto: onnx.ModelProto) -> Iterator[Finding]:
-    """A model without graph, IR version or opsets, and versions newer than the installed onnx: GO-304, GO-305."""
+    """No graph or no outputs (GO-304); versions that are missing, in conflict or newer than onnx (GO-305)."""
     if not proto.HasField("graph"):
         yield _error("GO-304", "the model has no graph", hint="export it again")
+    elif not proto.graph.output:
+        yield _error("GO-304", "the graph has no outputs: it computes nothing", hint="export it again")
     if not proto.ir_version:
         yield _error("GO-305", "the model states no IR version")
     if proto.ir_version > onnx.IR_VERSION:
@@ -59,21 +61,31 @@ def versions(proto: onnx.ModelProto) -> Iterator[Finding]:
         )
     if not proto.opset_import:
         yield _error("GO-305", "the model states no opset version", hint="export it again")
-    stated = dict.fromkeys(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    if len(stated) > 1:
-        several = " and ".join(map(str, stated))
-        yield _error(
-            "GO-305",
-            f"the standard domain is stated twice, as opset {several}",
-            hint="which one counts depends on the tool: leave one, or export it again",
-        )
     newest = onnx.defs.onnx_opset_version()
     for entry in proto.opset_import:
-        if entry.domain in ("", "ai.onnx") and not 1 <= entry.version <= newest:
+        if entry.domain in STANDARD_DOMAINS and not 1 <= entry.version <= newest:
             yield _error(
                 "GO-305",
                 f"opset {entry.version} is unknown: the installed onnx {onnx.__version__} knows 1 to {newest}",
                 hint="upgrade onnx, or export with an older opset",
+            )
+    yield from _conflicts(proto)
+
+
+def _conflicts(proto: onnx.ModelProto) -> Iterator[Finding]:
+    """Operator domains at several versions (GO-305): onnxruntime takes the last one stated, others may not."""
+    stated: dict[str, dict[int, str]] = {}
+    for entry in proto.opset_import:
+        domain = "" if entry.domain in STANDARD_DOMAINS else entry.domain
+        stated.setdefault(domain, {})[entry.version] = entry.domain
+    for versions_of in stated.values():
+        if len(versions_of) > 1:
+            shown = " and ".join(f"{version} of {domain!r}" for version, domain in versions_of.items())
+            yield _error(
+                "GO-305",
+                f"the model states several opsets of one operator domain: {shown}",
+                why="'ai.onnx' is another spelling of ''" if "ai.onnx" in versions_of.values() else None,
+                hint="keep the one that the model was made for",
             )
 
 
@@ -139,51 +151,32 @@ def walk_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def operators(proto: onnx.ModelProto) -> Iterator[Finding]:
-    """Operators of the standard domain that its opset does not have (GO-305), each named once by its first node."""
-    version = next((e.version for e in proto.opset_import if e.domain in ("", "ai.onnx")), 0)
+    """Nodes that do not fit their operator (GO-304), and standard ones that the opset does not have (GO-305).
+
+    Of nodes whose operator is unknown, only the first is named.
+    """
+    version = next((e.version for e in proto.opset_import if e.domain in STANDARD_DOMAINS), 0)
     local = {(f.domain, f.name) for f in proto.functions}
     seen: set[str] = set()
     for node in walk_nodes(proto.graph.node):
-        if node.domain not in ("", "ai.onnx") or node.op_type in seen or ("", node.op_type) in local:
-            continue
-        seen.add(node.op_type)
-        where = f"node {node.name!r}" if node.name else f"the node that makes {list(node.output)}"
+        yield from repeated_attributes(node)
         if not node.op_type:
-            yield _error("GO-304", "a node has no operator", where)
-        elif not version:
-            what = f"operator {node.op_type} is used, but no opset of the standard domain"
-            yield _error("GO-305", what, node.name)
-        elif not knows(node.op_type, version, ""):
-            yield _error(
-                "GO-305",
-                f"operator {node.op_type} is not in opset {version}",
-                where,
-                hint="give the node its own domain if it is a custom operator",
-            )
+            yield _error("GO-304", "the node has no operator", owner(node), hint="export the model again")
+        elif node.domain not in STANDARD_DOMAINS or ("", node.op_type) in local:
+            continue
+        elif version and knows(node.op_type, version, ""):
+            yield from misfits(node, version)
+        elif node.op_type not in seen:
+            seen.add(node.op_type)
+            yield _unknown(node, version)
 
 
-def signatures(proto: onnx.ModelProto) -> Iterator[Finding]:
-    """What no runtime takes (GO-304): no outputs, an attribute given twice, other operands than the operator has."""
-    if not proto.graph.output:
-        yield _error("GO-304", "the graph has no outputs", hint="export it again")
-    version = next((e.version for e in proto.opset_import if e.domain in ("", "ai.onnx")), 0)
-    local = {(f.domain, f.name) for f in proto.functions}
-    for node in walk_nodes(proto.graph.node):
-        for name, count in Counter(attribute.name for attribute in node.attribute).items():
-            if count > 1:
-                yield _error("GO-304", f"attribute {name!r} is given {count} times", _owner(node))
-        if node.domain in ("", "ai.onnx") and ("", node.op_type) not in local and knows(node.op_type, version, ""):
-            schema = onnx.defs.get_schema(node.op_type, version, "")
-            bounds = {
-                "inputs": (len(node.input), schema.min_input, schema.max_input),
-                "outputs": (len(node.output), schema.min_output, schema.max_output),
-            }
-            for what, (count, least, most) in bounds.items():
-                if not least <= count <= most:
-                    takes = (
-                        str(least) if least == most else f"{least} to {most}" if most < _MANY else f"at least {least}"
-                    )
-                    yield _error("GO-304", f"{node.op_type} has {count} {what}, and takes {takes}", _owner(node))
+def _unknown(node: onnx.NodeProto, version: int) -> Finding:
+    if not version:
+        what = f"operator {node.op_type} is used, but no opset of the standard domain"
+        return _error("GO-305", what, owner(node))
+    hint = "give the node its own domain if it is a custom operator"
+    return _error("GO-305", f"operator {node.op_type} is not in opset {version}", owner(node), hint=hint)
 
 
 def lists_of_graphs(proto: onnx.ModelProto) -> Iterator[Finding]:
@@ -191,11 +184,7 @@ def lists_of_graphs(proto: onnx.ModelProto) -> Iterator[Finding]:
     for node in walk_nodes(proto.graph.node):
         for attribute in node.attribute:
             if attribute.type == AttributeProto.GRAPHS:
-                yield _error("GO-308", f"attribute {attribute.name!r} is a list of graphs", _owner(node))
-
-
-def _owner(node: onnx.NodeProto) -> str:
-    return f"node {node.name!r}" if node.name else f"a node {node.op_type}"
+                yield _error("GO-308", f"attribute {attribute.name!r} is a list of graphs", owner(node))
 
 
 def repeated_names(proto: onnx.ModelProto) -> Iterator[Finding]:

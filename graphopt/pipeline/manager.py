@@ -16,7 +16,16 @@ from graphopt.analysis.cache import Analyses
 from graphopt.blackbox import doing
 from graphopt.data.check import fed_defaults
 from graphopt.data.samples import Samples
-from graphopt.errors import GraphoptError, InternalError, LimitError, PassError, RuntimeFailure, SampleError, UsageError
+from graphopt.errors import (
+    GraphoptError,
+    InternalError,
+    LimitError,
+    ModelError,
+    PassError,
+    RuntimeFailure,
+    SampleError,
+    UsageError,
+)
 from graphopt.model.model import Model
 from graphopt.pipeline.checks import Grounds, numeric_checks, structural_checks, training_conflict
 from graphopt.pipeline.contract import PassContext, PassResult, Refusal, Safety
@@ -139,8 +148,25 @@ class PassManager:
             kind = OutcomeKind.SKIPPED if error.code == "GO-308" else OutcomeKind.FAILED
             return Outcome(step, kind, str(error), error=error)
         except Exception as error:
-            return Outcome(step, OutcomeKind.FAILED, f"{type(error).__name__}: {error}", error=_as_bug(step, error))
+            return self._failed(step, error)
         return self._judged(step, ctx, model, result)
+
+    def _failed(self, step: Step, error: Exception) -> Outcome:
+        """The outcome of an error that nobody meant: the pass's own, unless the model breaks what passes may rely on.
+
+        It does where onnx's inference refuses it and it cannot be run: either alone may be no fault of the model.
+        """
+        bug, reason = _as_bug(step, error), f"{type(error).__name__}: {error}"
+        if bug.code not in ("GO-801", "GO-900") or not self.source.inference_failures or self.grounds.feeds is not None:
+            return Outcome(step, OutcomeKind.FAILED, reason, error=bug)
+        conflict = ModelError(
+            "GO-307",
+            f"{step.name} raised {type(error).__name__} on a model whose types or shapes conflict",
+            why=self.grounds.why_not,
+            hint="export the model again",
+        )
+        conflict.__cause__ = error
+        return Outcome(step, OutcomeKind.SKIPPED, str(conflict), error=conflict)
 
     def _why_skipped(self, step: Step, model: Model) -> str:
         """Why the pass cannot do anything for this run, before it is asked; empty: it can."""

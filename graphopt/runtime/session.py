@@ -20,8 +20,7 @@ import onnx
 from graphopt.blackbox import doing
 from graphopt.data.samples import Array, Feed
 from graphopt.errors import RuntimeFailure
-from graphopt.model.limits import attribute_graphs
-from graphopt.model.wellformed import walk_nodes
+from graphopt.model.wellformed import needed_names
 from graphopt.runtime.light import LIGHT_ABOVE, leave_in_files
 from graphopt.runtime.providers import CPU, available_providers, require_available
 from graphopt.runtime.target import ProviderSpec
@@ -308,28 +307,24 @@ def _source(
     taken = model if isinstance(model, Skeleton) else Skeleton(*model.skeleton())
     proto = onnx.ModelProto()
     proto.CopyFrom(taken.proto)
-    _drop_unread(proto, extra_outputs)
+    _with_outputs(proto, extra_outputs)
+    _drop_unread(proto.graph)
     weights, alive = taken.weights, tuple[object, ...]()
     if light and not isinstance(model, Skeleton) and sum(w.nbytes for w in weights.values()) > LIGHT_ABOVE:
         weights, alive = leave_in_files(proto, weights, model.store, options)
     alive += _hand_over(proto, weights, options)
-    return _with_outputs(proto, extra_outputs).SerializeToString(), alive
+    return proto.SerializeToString(), alive
 
 
-def _drop_unread(proto: onnx.ModelProto, extra: Sequence[str]) -> None:
-    """Take out initializers that nothing reads; defaults of inputs stay.
-
-    onnxruntime takes them out itself, and then does not find those that it is handed.
-    """
-    graph = proto.graph
-    nodes = list(walk_nodes(graph.node))
-    levels = [graph, *(body for node in nodes for a in node.attribute for body in attribute_graphs(a))]
-    read = {name for node in nodes for name in node.input} | {value.name for value in graph.input} | set(extra)
-    read |= {value.name for level in levels for value in level.output}
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    if len(kept) < len(graph.initializer):
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Takes out the stubs that nothing reads: onnxruntime removes them first and then refuses to be handed them."""
+    read = {name for node in graph.node for name in needed_names(node)} | {value.name for value in graph.output}
+    unread = {t.name for t in graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL} - read
+    for values in (graph.initializer, graph.input):  # IR below 4 lists every initializer as an input too
+        kept = [value for value in values if value.name not in unread]
+        if len(kept) < len(values):
+            del values[:]
+            values.extend(kept)
 
 
 def _hand_over(proto: onnx.ModelProto, weights: Mapping[str, Array], options: ort.SessionOptions) -> tuple[object, ...]:

@@ -23,6 +23,10 @@ MODELS: dict[str, tuple[onnx.ModelProto, set[str]]] = {
         model_of([helper.make_node("Foo", ["x"], ["y"], "foo", domain="d")], domains={"d": 1}),
         {"GO-322", "GO-603"},
     ),
+    "a weight that nothing reads": (
+        model_of([relu()], initializer=[numpy_helper.from_array(np.ones(5000, np.float32), "unread")]),
+        set(),
+    ),
     "a symbolic dimension": (model_of([relu()], [value("x", ["N", 4])], [value("y", ["N", 4])]), set()),
 }
 """Name → the model, and the codes that ``check`` gives it."""

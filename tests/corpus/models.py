@@ -20,8 +20,8 @@ FLOAT = TensorProto.FLOAT
 def cases() -> Iterator[Case]:
     """All cases of this module."""
     yield from _versions()
-    yield from _nodes()
     yield from _wiring()
+    yield from _nodes()
     yield from _functions()
     yield from _tensors()
     yield from _external()
@@ -49,25 +49,11 @@ def _versions() -> Iterator[Case]:
     yield _case("an unknown operator", "GO-305", model_of([unknown]), "here")
     later = helper.make_node("Gelu", ["x"], ["y"], name="here")
     yield _case("an operator of a later opset", "GO-305", model_of([later], opset=17), "opset 17")
-    twice = _edited(lambda m: m.opset_import.add(domain="ai.onnx", version=11))
-    yield _case("two opsets of the standard domain", "GO-305", twice, "stated twice")
     only = _edited(lambda m: setattr(m.opset_import[0], "domain", "other"))
     yield _case("no opset of the standard domain", "GO-305", only, "standard domain")
-
-
-def _nodes() -> Iterator[Case]:
-    def made(op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> onnx.ModelProto:
-        return model_of([helper.make_node(op, inputs, outputs, name="here", **attributes)])
-
-    doubled = made("LeakyRelu", ["x"], ["y"], alpha=0.1)
-    doubled.graph.node[0].attribute.add().CopyFrom(helper.make_attribute("alpha", 0.2))
-    yield _case("an attribute given twice", "GO-304", doubled, "'alpha'")
-    yield _case("an operand too few", "GO-304", made("Add", ["x"], ["y"]), "takes 2")
-    yield _case("an operand too many", "GO-304", made("Relu", ["x", "x"], ["y"]), "takes 1")
-    yield _case("no operand at all", "GO-304", made("Concat", [], ["y"], axis=0), "at least 1")
-    yield _case("an output too many", "GO-304", made("Relu", ["x"], ["y", "z"]), "outputs")
-    yield _case("no operator", "GO-304", made("", ["x"], ["y"]), "no operator")
-    yield _case("no outputs", "GO-304", _edited(lambda m: m.graph.ClearField("output")), "no outputs")
+    for name, domain in (("two spellings of the standard domain", "ai.onnx"), ("one domain twice", "")):
+        both = _edited(lambda m, d=domain: m.opset_import.add(domain=d, version=11))
+        yield _case(f"{name} at two opsets", "GO-305", both, f"21 of '' and 11 of '{domain}'")
 
 
 def _wiring() -> Iterator[Case]:
@@ -91,6 +77,35 @@ def _wiring() -> Iterator[Case]:
     inner = helper.make_graph([relu("x", "z")], "b", [], [value("z")])
     node.attribute.add(name="bodies", type=AttributeProto.GRAPHS).graphs.append(inner)
     yield _case("a list of graphs", "GO-308", model_of([node], domains={"d": 1}), "'bodies'")
+
+
+def _nodes() -> Iterator[Case]:
+    def node(name: str, said: str, made: onnx.NodeProto, code: str = "GO-304") -> Case:
+        return _case(name, code, model_of([made]), said)
+
+    make = helper.make_node
+    twice = make("LeakyRelu", ["x"], ["y"], "here", alpha=0.5)
+    twice.attribute.add().CopyFrom(twice.attribute[0])
+    foreign = make("Foo", ["x"], ["y"], "here", domain="d", a=1)
+    foreign.attribute.add().CopyFrom(foreign.attribute[0])
+    untyped = make("LeakyRelu", ["x"], ["y"], "here", alpha=0.5)
+    untyped.attribute[0].ClearField("type")
+    yield node("too few inputs", "Add takes 2 inputs, the node has 1 (node 'here')", make("Add", ["x"], ["y"], "here"))
+    yield node("too many inputs", "Relu takes 1 inputs, the node has 2", make("Relu", ["x", "x"], ["y"], "here"))
+    yield node("too few of any number of inputs", "Sum takes at least 1", make("Sum", [], ["y"]))
+    yield node("too many outputs", "Relu takes 1 outputs, the node has 2", make("Relu", ["x"], ["y", "z"], "here"))
+    yield node("an input left out that is needed", "input B", make("Add", ["x", ""], ["y"], "here"))
+    yield node("an attribute that is missing", "needs the attribute 'to'", make("Cast", ["x"], ["y"], "here"))
+    yield node("text for a number", "is of type STRING, INT is needed", make("Softmax", ["x"], ["y"], axis="abc"))
+    yield node("an attribute without a type", "UNDEFINED, FLOAT is needed", untyped)
+    yield node("an attribute twice", "'alpha' is given 2 times (node 'here')", twice)
+    yield _case(
+        "an attribute of a custom operator twice", "GO-304", model_of([foreign], domains={"d": 1}), "'a' is given"
+    )
+    yield node("a node without an operator", "the node has no operator (node 'here')", make("", ["x"], ["y"], "here"))
+    body = _edited(lambda m: _first_body(m).node[0].input.append("x"), with_nested_bodies())
+    yield _case("too many inputs in a body", "GO-304", body, "the node has")
+    yield _case("no outputs", "GO-304", _edited(lambda m: m.graph.ClearField("output")), "no outputs")
 
 
 def _first_body(model: onnx.ModelProto) -> onnx.GraphProto:
@@ -157,7 +172,9 @@ def _external() -> Iterator[Case]:
         target.write_bytes(bytes(16))
         return target
 
-    yield case("external data that is missing", "none.bin", location="none.bin")
+    yield case("external data that is missing", "'none.bin' (tensor 'w'): there is no such file", location="none.bin")
+    yield case("missing external data out of the folder", "..", location="../none.bin")
+    yield case("an external link to nowhere", "'w'", lambda f: (f / "l.bin").symlink_to("none"), location="l.bin")
     yield case(
         "external data that is too short",
         "the file has 3",

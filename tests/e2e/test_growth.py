@@ -136,6 +136,28 @@ def test_removing_what_nobody_needs() -> None:
     assert _growth(work) < GROWTH
 
 
+def test_copies_between_nodes_and_many_outputs() -> None:
+    def work(count: int) -> Callable[[], object]:
+        names = [f"y{i}" for i in range(20 * count)]
+        nodes = [helper.make_node("Neg", ["x"], [f"{name}_"], name) for name in names]
+        nodes += [helper.make_node("Identity", [f"{name}_"], [name], f"{name}_copy") for name in names]
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            nodes, "g", [value("x", TensorProto.FLOAT, [8])], [value(n, TensorProto.FLOAT, [8]) for n in names]
+        )
+        model = Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+        copies = [node for node in model.editor.nodes() if node.op == "Identity"]
+
+        def bypass() -> None:
+            for node in copies:
+                model.editor.bypass(node)
+            assert len(model.editor.nodes()) == len(names)
+
+        return bypass
+
+    assert _growth(work) < GROWTH
+
+
 def test_sorting_a_graph_that_is_the_wrong_way_round() -> None:
     def work(count: int) -> Callable[[], object]:
         proto = layers(count)

@@ -206,6 +206,68 @@ def test_bypass_keeps_an_identity_between_an_input_and_an_output() -> None:
     assert model.fingerprint() == before
 
 
+def shadowing() -> onnx.ModelProto:
+    """The bodies of an If call a tensor ``a``, and so is an output called that an Identity behind it computes."""
+    flag = numpy_helper.from_array(np.array(True), "flag")
+    arms = [helper.make_graph([helper.make_node(op, ["x"], ["a"])], op, [], [value("a")]) for op in ("Neg", "Abs")]
+    nodes = [
+        relu("x", "q"),
+        helper.make_node("If", ["flag"], ["y"], then_branch=arms[0], else_branch=arms[1]),
+        helper.make_node("Identity", ["q"], ["a"], name="id"),
+    ]
+    return model_of(nodes, None, [value("y"), value("a")], initializer=[flag])
+
+
+def test_an_output_whose_name_bodies_use_for_their_own_is_copied() -> None:
+    """Its source took the name over, and hid the bodies' tensor: onnx's checker rejects that."""
+    source = shadowing()
+    onnx.checker.check_model(source)
+    expected = run(Model.from_proto(source))
+    for edit in ("bypass", "replace_uses"):
+        model = Model.from_proto(source)
+        if edit == "bypass":
+            model.editor.bypass(node_named(model, "id"))
+        else:
+            model.editor.replace_uses(model.graph.outputs[1], model.editor.tensor("q"))
+        model.finish()
+        onnx.checker.check_model(model.to_proto())
+        assert [output.name for output in model.graph.outputs] == ["y", "a"]
+        for found, value_before in zip(run(model), expected, strict=True):
+            np.testing.assert_array_equal(found, value_before)
+
+
+def test_a_name_that_only_the_other_branch_uses_is_taken_over() -> None:
+    flag = numpy_helper.from_array(np.array(True), "flag")
+    arms = []
+    for op in ("Neg", "Abs"):
+        inner = [helper.make_node(op, ["x"], [f"{op}_q"]), helper.make_node("Identity", [f"{op}_q"], ["a"])]
+        arms.append(helper.make_graph(inner, op, [], [value("a")]))
+    choice = helper.make_node("If", ["flag"], ["y"], then_branch=arms[0], else_branch=arms[1])
+    model = Model.from_proto(model_of([choice], initializer=[flag]))
+    for node, _ in model.editor.all_nodes():
+        if node.op == "Identity":
+            model.editor.bypass(node)
+    model.finish()
+    assert sorted(node.op for node, _ in model.editor.all_nodes()) == ["Abs", "If", "Neg"]
+    np.testing.assert_array_equal(run(model)[0], -X)
+
+
+def test_what_is_an_input_or_an_output_stays_true_amid_edits() -> None:
+    model = Model.from_proto(shadowing())
+    editor = model.editor
+    first, last = model.graph.outputs
+    assert editor.is_output(first) and editor.is_output(last) and editor.is_input(editor.tensor("x"))
+    copy = editor.add_node("Relu", [editor.tensor("q")]).outputs[0]
+    editor.replace_uses(first, copy)
+    assert editor.is_output(copy) and not editor.is_output(first)
+    assert model.graph.outputs[0] is copy and copy.name == "y"
+    frozen = Model.from_proto(with_overridable_initializer())
+    tensor = frozen.graph.inputs[1]
+    assert frozen.editor.is_input(tensor)
+    frozen.editor.freeze_input(tensor)
+    assert not frozen.editor.is_input(tensor)
+
+
 def test_a_node_in_use_is_not_removed() -> None:
     model = Model.from_proto(shared_weight())
     for name in ("add", "mul"):

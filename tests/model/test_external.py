@@ -10,7 +10,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from graphopt.errors import GraphoptError
 from graphopt.model import save
+from graphopt.model.limits import Limits
 from graphopt.model.model import Model
 from graphopt.runtime.session import open_session
 
@@ -178,25 +180,74 @@ def test_saving_over_the_source_keeps_the_data(tmp_path: Path) -> None:
     assert Model.open(path).fingerprint() == model.fingerprint()
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_constant_node_with_external_data_runs_and_is_written_inside(tmp_path: Path, elsewhere: bool) -> None:
-    tensor = numpy_helper.from_array(matrix(0), "c")
-    (tmp_path / "c.bin").write_bytes(tensor.raw_data)
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="c.bin")
-    nodes = [
-        helper.make_node("Constant", [], ["w"], value=tensor),
-        helper.make_node("MatMul", ["x", "w"], ["y"]),
-    ]
-    shape = [1, SIZE]
-    proto = model_of(nodes, inputs=[value("x", shape)], outputs=[value("y", shape)])
-    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
-    model = Model.open(tmp_path / "model.onnx")
-    x = np.ones(shape, np.float32)
-    expected = open_session(tmp_path / "model.onnx").run({"x": x})["y"]
-    np.testing.assert_array_equal(open_session(model).run({"x": x})["y"], expected)
-    target = (tmp_path / "other" if elsewhere else tmp_path) / "out.onnx"
-    target.parent.mkdir(exist_ok=True)
+def in_file(folder: Path, name: str, array: np.ndarray) -> TensorProto:
+    """A tensor whose bytes lie in a file of its own."""
+    (folder / f"{name}.bin").write_bytes(array.tobytes())
+    kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+    tensor = TensorProto(name=name, data_type=kind, dims=array.shape, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=f"{name}.bin")
+    return tensor
+
+
+def in_attributes(folder: Path) -> dict[str, onnx.ModelProto]:
+    """x0 times a matrix that a node attribute keeps in a data file: in the graph, in a body, sparse, in a function."""
+    folder.mkdir(exist_ok=True)
+    constant = helper.make_node("Constant", [], ["w"], value=in_file(folder, "w", matrix(0)))
+    multiply = helper.make_node("MatMul", ["x0", "w"], ["x1"])
+    ends = [value("x0", [1, SIZE])], [value("x1", [1, SIZE])]
+    body = helper.make_graph([constant, multiply], "body", [], ends[1])
+    flag = numpy_helper.from_array(np.array(True), "flag")
+    choice = helper.make_node("If", ["flag"], ["x1"], then_branch=body, else_branch=body)
+    index = np.arange(SIZE * SIZE, dtype=np.int64)
+    sparse = onnx.SparseTensorProto(
+        values=in_file(folder, "s", matrix(0).reshape(-1)), indices=in_file(folder, "i", index), dims=[SIZE, SIZE]
+    )
+    expanded = helper.make_node("Constant", [], ["w"], sparse_value=sparse)
+    function = helper.make_function("d", "F", ["x0"], ["x1"], [constant, multiply], [helper.make_opsetid("", 21)])
+    calling = model_of([helper.make_node("F", ["x0"], ["x1"], domain="d")], *ends, domains={"d": 1})
+    calling.functions.append(function)
+    return {
+        "node": model_of([constant, multiply], *ends),
+        "body": model_of([choice], *ends, initializer=[flag]),
+        "sparse": model_of([expanded, multiply], *ends),
+        "function": calling,
+    }
+
+
+@pytest.mark.parametrize("kind", ["node", "body", "sparse", "function"])
+@pytest.mark.parametrize("beside", [False, True])
+def test_external_data_of_attributes_goes_into_the_model_file(tmp_path: Path, kind: str, beside: bool) -> None:
+    """onnxruntime looked for it in the current directory."""
+    folder = tmp_path / "in"
+    path = folder / "m.onnx"
+    proto = in_attributes(folder)[kind]
+    path.write_bytes(proto.SerializeToString())
+    expected = np.full((1, SIZE), 0.01, np.float32) @ matrix(0)
+    model = Model.open(path)
+    found = open_session(model).run({"x0": np.full((1, SIZE), 0.01, np.float32)})["x1"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    target = folder / "out.onnx" if beside else tmp_path / "out.onnx"
     model.save(target)
-    np.testing.assert_array_equal(open_session(target).run({"x": x})["y"], expected)
+    assert list(target.parent.glob("*.data")) == []
+    assert target.stat().st_size == model.file_size > 4 * SIZE * SIZE
+    np.testing.assert_allclose(outputs(target), expected, rtol=1e-5)
+    again = Model.open(target)
+    assert again.fingerprint() == model.fingerprint()
+    again.save(target, overwrite=True)
+    assert target.read_bytes() == again.to_proto().SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("kind", ["node", "body", "sparse", "function"])
+def test_external_data_of_attributes_is_read_as_carefully_as_that_of_weights(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "in" / "m.onnx"
+    path.parent.mkdir()
+    path.write_bytes(in_attributes(path.parent)[kind].SerializeToString())
+    with pytest.raises(GraphoptError) as caught:
+        Model.open(path, Limits(max_tensor_bytes=4 * SIZE * SIZE - 1))
+    assert caught.value.code == "GO-701"
+    name = "s.bin" if kind == "sparse" else "w.bin"
+    (path.parent / name).rename(tmp_path / name)
+    (path.parent / name).symlink_to(tmp_path / name)
+    with pytest.raises(GraphoptError) as caught:
+        Model.open(path)
+    assert caught.value.code == "GO-306"

@@ -266,6 +266,12 @@ def test_the_alias_of_the_standard_domain_is_normalised() -> None:
     assert model.opset == 21
 
 
+def test_equal_opsets_under_both_spellings_are_one() -> None:
+    source = model_of([relu()])
+    source.opset_import.add(domain="ai.onnx", version=21)
+    assert [(e.domain, e.version) for e in Model.from_proto(source).to_proto().opset_import] == [("", 21)]
+
+
 def test_a_list_of_graphs_cannot_be_carried() -> None:
     node = helper.make_node("Foo", ["x"], ["y"], domain="d")
     body = helper.make_graph([relu("x", "z")], "b", [], [value("z")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import shutil
@@ -10,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +49,20 @@ def test_up_to_the_limit_arrays_stay_in_memory(temporary: Path) -> None:
     arrays.pop()
     gc.collect()
     assert held.held == SMALL
+
+
+def test_what_is_held_is_counted_once_and_until_the_last_view_goes() -> None:
+    held = WeightStore(1 << 30)
+    arrays = [held.keep(ramp(i)) for i in range(3)]
+    assert held.keep(arrays[0]) is arrays[0]
+    view = arrays[0][10:20]
+    assert held.held == 3 * SMALL
+    arrays.clear()
+    gc.collect()
+    assert held.held == SMALL
+    del view
+    gc.collect()
+    assert held.held == 0
 
 
 def test_past_the_limit_they_go_to_files_and_are_equal(temporary: Path) -> None:
@@ -115,6 +129,44 @@ def test_what_a_killed_process_leaves_the_next_one_removes(temporary: Path) -> N
     _child(temporary, "keep()").wait()
     np.testing.assert_array_equal(kept, ramp())
     assert len(files(temporary)) == 1, "the folder of a live process stays"
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_new_folder_that_is_taken_for_a_stale_one_is_given_up(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, removed: bool
+) -> None:
+    """Another process looks at the lock after it was made and before it is held."""
+    real, others = fcntl.flock, list[int]()
+
+    def flock(descriptor: int, how: int) -> None:
+        if not others:
+            (lock,) = temporary.glob("*/lock")
+            others.append(os.open(lock, os.O_WRONLY))
+            real(others[0], how)
+            if removed:
+                shutil.rmtree(lock.parent)
+                os.close(others[0])
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    held = WeightStore(0)
+    np.testing.assert_array_equal(held.keep(ramp()), ramp())
+    assert len(others) == 1
+    if not removed:
+        os.close(others[0])
+    del held
+    gc.collect()
+    _child(temporary, "keep()").wait()
+    assert list(temporary.iterdir()) == []
+
+
+def test_folders_that_others_always_remove_are_a_limit(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(LimitError, match="other processes removed 8 new folders"):
+        WeightStore(0).keep(ramp())
 
 
 def _child(folder: Path, script: str) -> subprocess.Popen[bytes]:
@@ -207,23 +259,3 @@ def _edited(target: Path, limit: int) -> str:
     assert [place is not None for place in values] == [limit == 0] * 2
     twin.save(target)
     return twin.fingerprint()
-
-
-def test_a_folder_that_another_process_removes_before_it_is_locked_is_made_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    real, taken = os.open, []
-
-    def opened(path: Any, *rest: Any, **more: Any) -> int:
-        descriptor = real(path, *rest, **more)
-        if not taken and str(path).endswith("lock"):
-            taken.append(path)
-            shutil.rmtree(Path(path).parent)
-        return descriptor
-
-    monkeypatch.setattr(os, "open", opened)
-    path, lock = store._locked_folder()
-    os.close(lock)
-    assert taken
-    assert path.is_dir()

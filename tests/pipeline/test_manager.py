@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from graphopt.data.samples import Samples
@@ -191,6 +192,36 @@ def test_a_pass_that_runs_out_of_memory_is_no_bug() -> None:
     assert stage.outcome.kind is OutcomeKind.FAILED
     assert stage.outcome.error is not None
     assert stage.outcome.error.code == "GO-701" and "8 EiB" in str(stage.outcome.error)
+
+
+def _slicing(axis: int) -> onnx.ModelProto:
+    ranges = {"start": 0, "end": 1, "axis": axis}
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Slice", ["x", *ranges], ["y"], "slice")],
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, [2, 3])],
+        [value("y", onnx.TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(np.array([number]), name) for name, number in ranges.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("axis", "kind", "code"), [(0, OutcomeKind.FAILED, "GO-801"), (5, OutcomeKind.SKIPPED, "GO-307")]
+)
+def test_a_pass_that_fails_on_a_model_that_conflicts_with_itself_is_no_bug(
+    axis: int, kind: OutcomeKind, code: str
+) -> None:
+    class Reads(doubles.Crashes):
+        def run(self, ctx: PassContext) -> PassResult:
+            raise IndexError("tuple index out of range")
+
+    (stage,) = manager(_slicing(axis)).run([step(Reads)])
+    assert stage.outcome.kind is kind
+    assert stage.outcome.error is not None and stage.outcome.error.code == code
+    assert isinstance(stage.outcome.error.__cause__, IndexError)
+    assert ("Unexpected axis value: 5" in stage.outcome.reason) == (axis == 5)
 
 
 def test_the_time_for_tuning_is_shared_by_all_passes() -> None:

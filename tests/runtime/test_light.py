@@ -96,6 +96,12 @@ def test_weights_in_memory_are_put_into_a_file_once(tmp_path: Path) -> None:
     assert not any(file.exists() for file in files)
 
 
+def test_a_large_weight_that_nothing_reads_is_left_out() -> None:
+    proto = chain()
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((SIZE, SIZE), np.float32), "unread"))
+    np.testing.assert_array_equal(ran(Model.from_proto(proto), light=True), ran(Model.from_proto(chain()), light=True))
+
+
 def test_a_source_that_was_replaced_meanwhile_is_not_read_from_its_path(tmp_path: Path) -> None:
     path = external(tmp_path)
     model = Model.open(path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from ml_dtypes import bfloat16
 from onnx import TensorProto as T
@@ -9,6 +10,7 @@ from onnx import helper as h
 
 from graphopt.errors import RuntimeFailure
 from graphopt.model.model import Model
+from graphopt.runtime import session
 from graphopt.runtime.session import open_session
 from graphopt.runtime.target import ProviderSpec
 from graphopt.testing.builders import ALL, residual
@@ -116,6 +118,47 @@ def test_a_run_that_fails_is_one_error_of_one_line(feed, capfd):
     assert caught.value.code == "GO-604"
     assert "\n" not in caught.value.why
     assert capfd.readouterr() == ("", "")
+
+
+def with_unread_weights(ir_version):
+    """A body captures one initializer, a local function takes one without using it, one is an output; two are idle."""
+    weights = [onnx.numpy_helper.from_array(np.full((32, 32), i, np.float32), n) for i, n in enumerate("bfoui")]
+    io = [h.make_tensor_value_info(n, T.FLOAT, [1, 32]) for n in "xyc"]
+    io[2] = h.make_tensor_value_info("c", T.BOOL, [])
+    whole = [h.make_tensor_value_info(n, T.FLOAT, [32, 32]) for n in "bfoui"]
+    arms = [
+        h.make_graph([h.make_node("MatMul", ["x", "b"], [n])], n, [], [h.make_tensor_value_info(n, T.FLOAT, [1, 32])])
+        for n in ("t", "e")
+    ]
+    nodes = [
+        h.make_node("If", ["c"], ["z"], then_branch=arms[0], else_branch=arms[1]),
+        h.make_node("F", ["z", "f"], ["y"], domain="d"),
+    ]
+    ignoring = h.make_function(
+        "d", "F", ["p", "q"], ["r"], [h.make_node("Neg", ["p"], ["r"])], [h.make_opsetid("", 17)]
+    )
+    listed = whole if ir_version < 4 else []
+    graph = h.make_graph(nodes, "g", [io[0], io[2], *listed], [io[1], whole[2]], weights)
+    opsets = [h.make_opsetid("", 17), h.make_opsetid("d", 1)]
+    return h.make_model(graph, opset_imports=opsets, ir_version=ir_version, functions=[ignoring])
+
+
+@pytest.mark.parametrize("ir_version", [3, 9])
+@pytest.mark.parametrize("optimization", ["none", "all"])
+@pytest.mark.parametrize("staged", [False, True])
+def test_initializers_that_nothing_reads_are_not_handed_over(ir_version, optimization, staged, monkeypatch):
+    """onnxruntime removed them first, and then failed: any model with one above 1 KiB did not open."""
+    if staged:
+        monkeypatch.setattr(session, "LIGHT_ABOVE", 0)
+    proto = with_unread_weights(ir_version)
+    feed = {"x": np.ones((1, 32), np.float32), "c": np.array(True)}
+    expected = onnxruntime.InferenceSession(proto.SerializeToString()).run(["y", "o"], feed)
+    opened = open_session(Model.from_proto(proto), optimization=optimization, extra_outputs=["u"], light=True)
+    assert opened.input_names == ("x", "c")
+    found = opened.run(feed)
+    np.testing.assert_array_equal(found.pop("u"), np.full((32, 32), 3.0, np.float32))
+    for name, value in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(found[name], value)
 
 
 @pytest.mark.parametrize("source", [b"", b"not a model", tiny("Nope", domain="elsewhere").SerializeToString()])
