@@ -42,12 +42,13 @@ def misfits(node: onnx.NodeProto, version: int) -> Iterator[Finding]:
     if node.op_type == "Constant":
         return
     signature = _signature(node.op_type, version)
-    for kind, found, (least, most) in (
-        ("input", len(node.input), signature.inputs),
-        ("output", len(node.output), signature.outputs),
+    for kind, takes, found, (least, most) in (
+        ("input", "takes", len(node.input), signature.inputs),
+        ("output", "gives", len(node.output), signature.outputs),
     ):
         if not least <= found <= most:
-            yield _error(node, f"{node.op_type} takes {_range(least, most)} {kind}s, the node has {found}")
+            counted = f"{found} {kind}{'' if found == 1 else 's'}"
+            yield _error(node, f"the node has {counted}, {node.op_type} {takes} {_range(least, most)}")
     for index, name in signature.single:
         if index < len(node.input) and not node.input[index]:
             yield _error(node, f"{node.op_type} needs its input {name}, the node leaves it out")
@@ -72,7 +73,9 @@ def repeated_attributes(node: onnx.NodeProto) -> Iterator[Finding]:
 
 def owner(node: onnx.NodeProto) -> str:
     """How a finding names a node, which may have no name."""
-    return f"node {node.name!r}" if node.name else f"the node that makes {list(node.output)}"
+    if node.name:
+        return f"node {node.name!r}"
+    return f"the node that makes {list(node.output)}" if node.output else f"a node {node.op_type}"
 
 
 @cache
