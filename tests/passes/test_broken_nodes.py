@@ -36,7 +36,9 @@ def fuse(model: Model) -> None:
 
 def _norm() -> onnx.ModelProto:
     sketch = Sketch()
-    return sketch.model(normed(sketch, sketch.input("x", [2, 3, 8]), square="Mul"))
+    result = normed(sketch, sketch.input("x", [2, 3, 8]), square="Mul")
+    sketch.output(result, [2, 3, 8])
+    return sketch.model("norm")
 
 
 def _slice() -> onnx.ModelProto:
