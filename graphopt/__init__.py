@@ -6,6 +6,7 @@ The public names are imported when they are first used; importing the package lo
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from graphopt.runtime.target import ProviderSpec as ProviderSpec
     from graphopt.runtime.target import Target as Target
     from graphopt.validation.gates import Gates as Gates
+
+# onnxruntime's builds may report to their maker, and read this once, as they are loaded: nothing of a user's goes out
+# because graphopt was imported. Whoever wants it sets the variable.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "optimize": "graphopt.api",

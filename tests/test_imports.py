@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -50,3 +52,16 @@ def test_public_names_are_where_they_claim_to_be() -> None:
         assert getattr(graphopt, name) is not None
     with pytest.raises(AttributeError):
         _ = graphopt.no_such_name  # type: ignore[attr-defined]
+
+
+def test_onnxruntime_reports_to_nobody(tmp_path: Path) -> None:
+    """Its builds keep a device id under the home folder as soon as they may report."""
+    code = (
+        "from graphopt.runtime.session import open_session\n"
+        "from graphopt.testing.builders import mlp\n"
+        "open_session(mlp().SerializeToString())"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert list(tmp_path.iterdir()) == []
