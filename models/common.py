@@ -53,9 +53,7 @@ def stratified_split(
     return tuple(rng.permutation(part) for part in np.split(order, cuts))
 
 
-def save_samples(
-    path: Path, name: str, feeds: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
-) -> None:
+def save_samples(path: Path, name: str, feeds: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
     """Write one npz: an array for the model's input (axis 0 = samples) and ``labels``."""
     arrays: dict[str, Any] = {name: feeds, "labels": labels}
     np.savez_compressed(path, **arrays)

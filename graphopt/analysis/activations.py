@@ -6,8 +6,9 @@ values together exceed a memory budget are observed in groups, one session each;
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -15,7 +16,7 @@ import numpy as np
 import onnx
 
 from graphopt.analysis.histogram import ChannelStatistics, TensorStatistics
-from graphopt.data.samples import Feed, Samples
+from graphopt.data.samples import Array, Feed, Samples
 from graphopt.model.model import Model
 from graphopt.model.shapes import infer
 from graphopt.progress import Progress, Silent
@@ -107,22 +108,9 @@ def observe(
     dtypes: dict[str, np.dtype[np.generic]] = {}
     channels = {name: ChannelStatistics(axis) for name, axis in (channel_axes or {}).items()}
     groups = _groups(model, wanted, samples, memory_budget)
-    runs = [(group, index) for group in groups for index in range(len(samples))]
-    session, current = None, None
-    for group, index in (progress or Silent()).track(runs, label="calibrating", total=len(runs)):
-        if session is None or group is not current:
-            session = open_session(
-                model,
-                threads=machine.threads,
-                custom_op_libraries=machine.custom_op_libraries,
-                extra_outputs=[name for name in group if name not in _input_names(model)],
-            )
-            current = group
-        feed = samples[index]
-        asked = [name for name in group if name not in feed]
-        values = session.run(feed, asked) if asked else {}
-        for name in group:
-            value = np.asarray(feed[name] if name in feed else values[name])
+    walks = itertools.chain.from_iterable(walk_values(model, group, samples, machine) for group in groups)
+    for values in (progress or Silent()).track(walks, label="calibrating", total=len(groups) * len(samples)):
+        for name, value in values.items():
             dtypes[name] = value.dtype
             seen[name] += value.size
             if value.dtype.kind == "f":
@@ -134,8 +122,29 @@ def observe(
     return Activations(MappingProxyType(kept), elements, dtypes, channels, len(samples))
 
 
-def _input_names(model: Model) -> frozenset[str]:
-    return frozenset(spec.name for spec in model.interface.inputs)
+def walk_values(model: Model, tensors: Sequence[str], samples: Samples, target: Target) -> Iterator[dict[str, Array]]:
+    """The values of ``tensors``, sample by sample.
+
+    Args:
+        model: the float model; it is not changed.
+        tensors: names of top-level tensors; graph inputs are allowed.
+        samples: shapes may differ from sample to sample.
+        target: custom-op libraries and threads; the provider is always the CPU's.
+
+    Raises:
+        RuntimeFailure: GO-603 or GO-604, the model does not open or run.
+    """
+    given = {spec.name for spec in model.interface.inputs}
+    session = open_session(
+        model,
+        threads=target.threads,
+        custom_op_libraries=target.custom_op_libraries,
+        extra_outputs=[name for name in tensors if name not in given],
+    )
+    for feed in samples:
+        asked = [name for name in tensors if name not in feed]
+        values = {**feed, **(session.run(feed, asked) if asked else {})}
+        yield {name: np.asarray(values[name]) for name in tensors}
 
 
 def _groups(model: Model, names: Sequence[str], samples: Samples, budget: int) -> list[tuple[str, ...]]:

@@ -103,7 +103,7 @@ class TensorStatistics:
 
 
 class ChannelStatistics:
-    """Least, greatest and mean value of each channel of one tensor.
+    """Least, greatest, mean and mean squared value of each channel of one tensor.
 
     Args:
         axis: the tensor's channel axis; may be negative.
@@ -115,11 +115,17 @@ class ChannelStatistics:
         self.minimum: npt.NDArray[np.float64] = np.zeros(0)
         self.maximum: npt.NDArray[np.float64] = np.zeros(0)
         self._sum: npt.NDArray[np.float64] = np.zeros(0)
+        self._squares: npt.NDArray[np.float64] = np.zeros(0)
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:
         """[channels]."""
         return self._sum / max(self.count, 1)
+
+    @property
+    def mean_square(self) -> npt.NDArray[np.float64]:
+        """[channels], in the square of the tensor's unit."""
+        return self._squares / max(self.count, 1)
 
     def update(self, values: Array) -> None:
         """Take ``values`` in; every call must bring the same number of channels.
@@ -135,6 +141,7 @@ class ChannelStatistics:
         part.minimum = values.min(axis=axes).astype(np.float64)
         part.maximum = values.max(axis=axes).astype(np.float64)
         part._sum = values.sum(axis=axes, dtype=np.float64)
+        part._squares = np.square(values, dtype=np.float64).sum(axis=axes)
         self.merge(part)
 
     def merge(self, other: ChannelStatistics) -> None:
@@ -146,11 +153,12 @@ class ChannelStatistics:
         if other.count == 0:
             return
         if self.count == 0:
-            self.minimum, self.maximum, self._sum = other.minimum.copy(), other.maximum.copy(), other._sum.copy()
+            self.minimum, self.maximum = other.minimum.copy(), other.maximum.copy()
+            self._sum, self._squares = other._sum.copy(), other._squares.copy()
         else:
             self.minimum = np.minimum(self.minimum, other.minimum)
             self.maximum = np.maximum(self.maximum, other.maximum)
-            self._sum = self._sum + other._sum
+            self._sum, self._squares = self._sum + other._sum, self._squares + other._squares
         self.count += other.count
 
 

@@ -28,9 +28,14 @@ _GROUP = 8
 
 @dataclass(frozen=True)
 class Rounding:
-    """A uint8 grid to round a tensor on: ``value = scale · (code - zero)``."""
+    """A uint8 grid to round a tensor on: ``value = scale · (code - zero)``.
 
-    scale: float
+    Attributes:
+        scale: width of a step; several: one for each index of the last axis.
+        zero: code of the value 0.
+    """
+
+    scale: float | tuple[float, ...]
     zero: int
 
 
@@ -189,8 +194,8 @@ def _rounding(name: str, grid: Rounding) -> onnx.GraphProto:
     parameters = [f"{name}/scale", f"{name}/zero"]
     return _body(
         [
-            helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}/codes"]),
-            helper.make_node("DequantizeLinear", [f"{name}/codes", *parameters], [f"{name}/back"]),
+            helper.make_node("QuantizeLinear", [name, *parameters], [f"{name}/codes"], axis=-1),
+            helper.make_node("DequantizeLinear", [f"{name}/codes", *parameters], [f"{name}/back"], axis=-1),
         ],
         f"{name}/back",
     )
@@ -199,7 +204,7 @@ def _rounding(name: str, grid: Rounding) -> onnx.GraphProto:
 def _grid_constants(name: str, grid: Rounding) -> list[onnx.TensorProto]:
     return [
         numpy_helper.from_array(np.array(grid.scale, np.float32), f"{name}/scale"),
-        numpy_helper.from_array(np.array(grid.zero, np.uint8), f"{name}/zero"),
+        numpy_helper.from_array(np.full(np.shape(grid.scale), grid.zero, np.uint8), f"{name}/zero"),
     ]
 
 

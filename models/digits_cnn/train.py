@@ -32,9 +32,7 @@ class ConvBlock(nn.Module):
         self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, groups: int = 1, relu: bool = True
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False
-        )
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU() if relu else nn.Identity()
 
@@ -128,9 +126,7 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=PEAK_RATE, momentum=0.9, nesterov=True)
     steps = len(images) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_RATE, total_steps=EPOCHS * steps, pct_start=0.2
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=EPOCHS * steps, pct_start=0.2)
     model.train()
     for epoch in range(EPOCHS):
         order, total = torch.randperm(len(images)), 0.0

@@ -111,9 +111,7 @@ def train(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
     """AdamW (Loshchilov and Hutter, 2019) with a one-cycle rate."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, weight_decay=WEIGHT_DECAY)
     steps = len(images) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_RATE, total_steps=EPOCHS * steps, pct_start=0.2
-    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=EPOCHS * steps, pct_start=0.2)
     model.train()
     for epoch in range(EPOCHS):
         order, total = torch.randperm(len(images)), 0.0

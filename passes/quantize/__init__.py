@@ -11,11 +11,12 @@ from graphopt.passes.quantize.calibrate import Calibrated, Work, calibrate, left
 from graphopt.passes.quantize.candidates import default_placement
 from graphopt.passes.quantize.choose import Bench
 from graphopt.passes.quantize.emit import emit
-from graphopt.passes.quantize.figures import headline, in_order, not_worth, sites, totals, trial_figures
+from graphopt.passes.quantize.figures import headline, in_order, not_worth, sites, totals, trial_figures, used
 from graphopt.passes.quantize.fused import LEFT_FLOAT, fusing
 from graphopt.passes.quantize.isa import kernels_saturate
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.prepare import prepare
+from graphopt.passes.quantize.refine import Maker, Means, Switch, refined
 from graphopt.passes.quantize.search import Search
 from graphopt.passes.quantize.units import HEAVY, find_units, read_outside
 from graphopt.passes.quantize.verify import check_fusions, foreign_integer_op, nothing_to_do
@@ -51,9 +52,19 @@ class QuantizeOptions(PassOptions):
         description="avoid: keep weights small enough for x86 processors without VNNI, whose 8-bit kernels saturate; "
         "auto: where this machine's do",
     )
-    bias_correction: Literal["auto", "on", "off"] = Field(
+    rounding: Switch = Field(
+        "auto",
+        description="round weights of linear layers so that their errors make up for each other on the calibration "
+        "samples; auto: where held-out samples gain by it",
+    )
+    bias_correction: Switch = Field(
         "auto",
         description="let biases make up for the mean error of rounded weights; auto: where held-out samples gain by it",
+    )
+    smoothing: Switch = Field(
+        "auto",
+        description="divide the channels of what linear layers read by factors that their weights take back; "
+        "auto: where `min_sqnr` is missed without, and held-out samples gain by it",
     )
     min_sqnr: float = Field(
         20.0, description="SQNR on held-out calibration samples that a candidate should reach, dB; a soft target"
@@ -136,17 +147,21 @@ class Quantize(Pass[QuantizeOptions]):
         work = prepared(ctx)
         calibrated = calibrate(work, ctx, self._percentile(), split=self._measured(ctx))
         limit = self.options.overflow == "avoid" or (self.options.overflow == "auto" and kernels_saturate())
-        template = calibrated.rest.plan(limit_pairs=limit, correct_biases=self.options.bias_correction == "on")
+        bench = None
         if self._measured(ctx):
+            template = calibrated.rest.plan(limit_pairs=limit)
             whole = replace(template, integer=default_placement(work.units, calibrated.possible))
             calibrated = calibrated.without(fusing(work.model, work.units, whole, ctx.target)[1], LEFT_FLOAT)
-        bench = self._bench(work, calibrated, template, ctx) if self._measured(ctx) else None
-        integer, corrected = self._choose(work, calibrated, bench, ctx)
-        plan = replace(calibrated.whole.plan(limit_pairs=limit, correct_biases=corrected), integer=integer)
-        plan, loose = fusing(work.model, work.units, plan, ctx.target)
+            bench = self._bench(work, calibrated, template, ctx)
+            bench.template = self._refined(work, calibrated, bench, ctx)
+        placed = replace(calibrated.whole.plan(limit_pairs=limit), integer=self._choose(work, calibrated, bench, ctx))
+        placed, loose = fusing(work.model, work.units, placed, ctx.target)
         skipped = tuple(Skip(where, why) for where, why in calibrated.without(loose, LEFT_FLOAT).reasons.items())
-        if not plan.integer:
+        if not placed.integer:
             return PassResult(False, skipped=skipped, summary=trial_figures(bench), notes=(not_worth(bench),))
+        maker = Maker(work, calibrated.whole, ctx.samples, placed.integer, limit, ctx.target, ctx.progress)
+        means = self._given() if bench is None else Means.of(bench.template)
+        plan = replace(maker.make(means), integer=placed.integer)
         notes = prepare(ctx.model, left_out(ctx))
         emit(ctx.model, plan)
         decided = {
@@ -154,13 +169,15 @@ class Quantize(Pass[QuantizeOptions]):
             "integer_nodes": in_order(work.units, plan),
             "measure": False,
             "overflow": "avoid" if limit else "ignore",
-            "bias_correction": "on" if corrected else "off",
+            "rounding": Means.of(plan).rounding,
+            "bias_correction": Means.of(plan).correction,
+            "smoothing": Means.of(plan).smoothing,
         }
         return PassResult(
             True,
             applied=sites(work.units, plan),
             skipped=skipped,
-            summary={**totals(work.units, plan), "bias_correction": corrected, **trial_figures(bench)},
+            summary={**totals(work.units, plan), **used(plan), **trial_figures(bench)},
             notes=notes,
             headline=headline(work.units, plan),
             resolved=self.options.model_copy(update=decided),
@@ -198,22 +215,33 @@ class Quantize(Pass[QuantizeOptions]):
             ctx.progress,
         )
 
-    def _choose(
-        self, work: Work, calibrated: Calibrated, bench: Bench | None, ctx: PassContext
-    ) -> tuple[frozenset[str], bool]:
-        """The units to make integer, none if it is not worth it, and whether biases are corrected."""
-        correct = self.options.bias_correction == "on"
+    def _given(self) -> Means:
+        return Means(self.options.rounding, self.options.bias_correction, self.options.smoothing)
+
+    def _refined(self, work: Work, calibrated: Calibrated, bench: Bench, ctx: PassContext) -> Plan:
+        """Ranges and the like of placements on trial."""
+        limit, whole = bench.template.limit_pairs, default_placement(work.units, calibrated.possible)
+        maker = Maker(work, calibrated.rest, calibrated.fitting, calibrated.possible, limit, ctx.target, ctx.progress)
+        if not whole:
+            return bench.template
+        return refined(
+            maker,
+            self._given(),
+            lambda plan: bench.sqnr_of(replace(plan, integer=whole)),
+            self.options.min_sqnr,
+        )
+
+    def _choose(self, work: Work, calibrated: Calibrated, bench: Bench | None, ctx: PassContext) -> frozenset[str]:
+        """The units to make integer; none if it is not worth it."""
         if self.options.placement == "explicit":
             unknown = sorted(set(self.options.integer_nodes) - set(work.units.named()))
             if unknown:
                 raise Refusal("this node cannot be made integer", unknown[0])
-            return frozenset(self.options.integer_nodes) & calibrated.possible, correct
+            return frozenset(self.options.integer_nodes) & calibrated.possible
         if bench is None:
-            return default_placement(work.units, calibrated.possible), correct
+            return default_placement(work.units, calibrated.possible)
         assert ctx.samples is not None
-        auto = self.options.bias_correction == "auto"
-        means = calibrated.rest.plan(limit_pairs=False, correct_biases=True).channel_mean if auto else {}
         outside = read_outside(work.model, work.units)
-        search = Search(bench, work.units, calibrated.possible, ctx.samples, means, calibrated.elements, outside)
+        search = Search(bench, work.units, calibrated.possible, ctx.samples, calibrated.elements, outside)
         best = search.run()
-        return (best.plan.integer, bool(best.plan.channel_mean)) if best is not None else (frozenset(), False)
+        return frozenset() if best is None else best.plan.integer

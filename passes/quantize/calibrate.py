@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from graphopt.data.samples import Samples
 from graphopt.errors import ModelError
 from graphopt.model.model import Model
 from graphopt.passes.quantize.placement import quantizable
-from graphopt.passes.quantize.plan import Plan
+from graphopt.passes.quantize.plan import Plan, smoothed_name
 from graphopt.passes.quantize.prepare import prepare
 from graphopt.passes.quantize.ranges import Ranges, find_ranges, observed_tensors
 from graphopt.passes.quantize.units import HEAVY, Units, find_units
@@ -54,18 +54,23 @@ class Statistics:
     ranges: Ranges
     activations: Activations
 
-    def plan(self, *, limit_pairs: bool, correct_biases: bool = False) -> Plan:
+    def plan(self, *, limit_pairs: bool) -> Plan:
         """A plan with these ranges and nothing integer yet."""
-        channels = self.activations.channels
-        # Rounded to float32: sums in another order of samples must give the same bytes.
-        means = {name: [float(np.float32(m)) for m in part.mean] for name, part in channels.items() if part.count}
-        return Plan(
-            frozenset(),
-            self.ranges.intervals,
-            limit_pairs,
-            {name: part.maximum.tolist() for name, part in channels.items() if part.count} if limit_pairs else {},
-            means if correct_biases else {},
-        )
+        channels = self.activations.channels if limit_pairs else {}
+        high = {name: part.maximum.tolist() for name, part in channels.items() if part.count}
+        return Plan(frozenset(), self.ranges.intervals, limit_pairs, high)
+
+    def means(self, smoothing: Mapping[str, Sequence[float]]) -> Mapping[str, Sequence[float]]:
+        """Mean of each channel, of the tensors as they are and divided by their smoothing factors."""
+        found: dict[str, Sequence[float]] = {}
+        for name, part in self.activations.channels.items():
+            if part.count:
+                # Rounded to float32: sums in another order of samples must give the same bytes.
+                mean = part.mean.astype(np.float32)
+                found[name] = mean.tolist()
+                if name in smoothing:
+                    found[smoothed_name(name)] = (mean / np.asarray(smoothing[name], np.float32)).tolist()
+        return found
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Calibrated:
     Attributes:
         whole: statistics of all samples: the result's ranges.
         rest: without the held-out ones: the ranges of placements on trial.
+        fitting: the samples behind ``rest``.
         held_out: samples that judge placements.
         possible: names of the units that may become integer.
         reasons: node → why it stays float.
@@ -82,6 +88,7 @@ class Calibrated:
 
     whole: Statistics
     rest: Statistics
+    fitting: Samples
     held_out: Samples
     possible: frozenset[str]
     reasons: Mapping[str, str]
@@ -143,9 +150,11 @@ def calibrate(work: Work, ctx: PassContext, percentile: float, *, split: bool) -
     held = list(range(min(HELD_OUT, len(samples))))
     if split and len(samples) >= LEAST_TO_SPLIT:
         held = list(range(_EVERY - 1, len(samples), _EVERY))[:HELD_OUT]
-        rest = _observed(work, ctx, samples.take([i for i in range(len(samples)) if i not in held]), percentile)
+        fitting = samples.take([i for i in range(len(samples)) if i not in held])
+        rest = _observed(work, ctx, fitting, percentile)
         whole = rest.merged(_observed(work, ctx, samples.take(held), percentile))
     else:
+        fitting = samples
         rest = whole = _observed(work, ctx, samples, percentile)
     both = [Statistics(find_ranges(work.model, work.units, a, percentile), a) for a in (whole, rest)]
     possible, reasons = quantizable(work.units, both[1].ranges, lambda unit: unit.name in work.allowed)
@@ -154,7 +163,7 @@ def calibrate(work: Work, ctx: PassContext, percentile: float, *, split: bool) -
     told = {name: reason for name, reason in {**reasons, **more}.items() if named[name].kind in HEAVY}
     inside = nested_skips(work.model, ctx.selection, lambda node: node.op in ("Conv", "Gemm", "MatMul"))
     reasons = {**work.units.refused, **{skip.where: skip.reason for skip in inside}, **told}
-    return Calibrated(both[0], both[1], samples.take(held), still, reasons)
+    return Calibrated(both[0], both[1], fitting, samples.take(held), still, reasons)
 
 
 def _observed(work: Work, ctx: PassContext, samples: Samples, percentile: float) -> Activations:

@@ -13,9 +13,17 @@ from graphopt.data.samples import Array, Feed, Samples
 from graphopt.model.model import Model
 from graphopt.passes.quantize.cut import Costs
 from graphopt.passes.quantize.emit import emit
-from graphopt.passes.quantize.plan import Grid, Plan
+from graphopt.passes.quantize.plan import Grid, Plan, smoothed_name
 from graphopt.passes.quantize.units import HEAVY, Kind, Unit, Units
-from graphopt.passes.quantize.weights import channel_axis, mean_error, peak_codes, rounded_weight
+from graphopt.passes.quantize.weights import (
+    channel_axis,
+    dequantized,
+    in_integers,
+    kernel_input,
+    kernel_multiplier,
+    mean_error,
+    node_weight,
+)
 from graphopt.progress import Progress
 from graphopt.runtime.profile import Profile, profile
 from graphopt.runtime.target import Target
@@ -152,6 +160,8 @@ def measure_noise(
 def _roundings(model: Model, units: Units, chosen: Collection[Unit], template: Plan) -> dict[str, Rounding]:
     """Grids of all tensors that a placement can round; what inherits its codes is rounded where they come from."""
     producers = units.producers()
+    # A smoothed tensor's other readers round it as it is; nearly all of what it feeds are layers.
+    divided = {unit.reads[0] for unit in chosen if kernel_input(unit, template) != unit.reads[0]}
     found: dict[str, Rounding] = {}
     for tensor in dict.fromkeys(t for unit in chosen for t in (*unit.reads, *unit.writes)):
         producer = producers.get(tensor)
@@ -160,21 +170,26 @@ def _roundings(model: Model, units: Units, chosen: Collection[Unit], template: P
             continue
         if tensor_object is None or model.editor.is_output(tensor_object):
             continue
-        grid = Grid.covering(template.ranges[tensor])
-        found[tensor] = Rounding(grid.scale, grid.zero)
+        found[tensor] = _rounding(tensor, template, smooth=tensor in divided)
     return found
+
+
+def _rounding(tensor: str, template: Plan, *, smooth: bool) -> Rounding:
+    if not smooth:
+        grid = Grid.covering(template.ranges[tensor])
+        return Rounding(grid.scale, grid.zero)
+    grid = Grid.covering(template.ranges[smoothed_name(tensor)])
+    return Rounding(tuple(grid.scale * factor for factor in template.smoothing[tensor]), grid.zero)
 
 
 def _weights(model: Model, chosen: Collection[Unit], template: Plan) -> dict[str, dict[int, Array]]:
     """What the constants of each layer round to, by the output of the node that holds them."""
     found: dict[str, dict[int, Array]] = {}
     for unit in chosen:
-        weight = model.editor.constant(unit.head.inputs[1]) if unit.kind in HEAVY else None
-        if weight is None:
+        if unit.kind not in HEAVY:
             continue
-        axis = channel_axis(unit)
-        peaks = peak_codes(unit, weight, template, Grid.covering(template.ranges[unit.reads[0]]))
-        rounded = rounded_weight(weight, axis, peaks)
+        weight, axis = node_weight(model, unit), channel_axis(unit)
+        rounded = _rounded(unit, weight, template)
         values: dict[int, Array] = {1: rounded}
         mean = template.channel_mean.get(unit.reads[0])
         error = None if mean is None else mean_error(weight - rounded, axis, np.asarray(mean))
@@ -183,6 +198,13 @@ def _weights(model: Model, chosen: Collection[Unit], template: Plan) -> dict[str
             values[2] = error if bias is None else (bias.reshape(-1) + error).astype(np.float32)
         found[unit.head.outputs[0].name] = values
     return found
+
+
+def _rounded(unit: Unit, weight: Array, template: Plan) -> Array:
+    """What the node's weight becomes in integers, as floats; what its bias would ask for is left out."""
+    grid = Grid.covering(template.ranges[kernel_input(unit, template)])
+    _, result = in_integers(unit, weight, template, grid, None)
+    return np.asarray(dequantized(result, channel_axis(unit)) / kernel_multiplier(unit, template), np.float32)
 
 
 def _inherited(units: Units, noise: Mapping[str, float]) -> dict[str, float]:

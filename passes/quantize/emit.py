@@ -18,7 +18,7 @@ from graphopt.passes.quantize.guards import break_silent_quantization, shield_ca
 from graphopt.passes.quantize.plan import Grid, Interval, Plan
 from graphopt.passes.quantize.prepare import open_rows
 from graphopt.passes.quantize.units import Kind, Unit, find_units
-from graphopt.passes.quantize.weights import channel_axis
+from graphopt.passes.quantize.weights import channel_axis, kernel_input
 from graphopt.passes.quantize.writer import Writer, output_names
 
 SIGMOID_GRID = Grid(float(np.float32(1 / 255)), 0)
@@ -91,8 +91,7 @@ def _gemm(writer: Writer, unit: Unit) -> None:
         row = np.broadcast_to(value.reshape(-1), (weight.shape[axis],))
         bias = (row * np.float32(node.attrs.get("beta", 1.0))).astype(np.float32)
     writer.read(unit)
-    scaled = weight * np.float32(node.attrs.get("alpha", 1.0))
-    back, bias_back = writer.integer_weight(unit, 1, scaled, axis, bias)
+    back, bias_back = writer.integer_weight(unit, 1, weight, axis, bias)
     editor.set_input(node, 1, back)
     if bias_back is not None:
         editor.set_input(node, 2, bias_back)
@@ -119,7 +118,7 @@ def _matmul_with_bias(writer: Writer, unit: Unit) -> gs.Tensor:
     other = add.inputs[1] if add.inputs[0] is unit.head.outputs[0] else add.inputs[0]
     bias = editor.constant(other)
     assert weight is not None and bias is not None and shape is not None
-    x = writer.floats(unit.reads[0])
+    x = writer.floats(kernel_input(unit, writer.plan))
     back, bias_back = writer.integer_weight(unit, 1, weight, 1, bias)
     assert bias_back is not None
     rank = len(shape)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 LEVELS = 255
 """Steps of an unsigned 8-bit grid."""
@@ -76,6 +77,19 @@ class Grid:
         return Grid(float(np.float32(self.scale * factor)), self.zero)
 
 
+@dataclass(frozen=True, eq=False)
+class RoundedWeight:
+    """A weight in integers, per output channel symmetric.
+
+    Attributes:
+        codes: int8, the weight's shape.
+        scales: float32 [channels], > 0.
+    """
+
+    codes: npt.NDArray[np.int8]
+    scales: npt.NDArray[np.float32]
+
+
 @dataclass(frozen=True)
 class Plan:
     """A placement: which units compute in integers, and what range each tensor has.
@@ -87,6 +101,9 @@ class Plan:
         channel_high: tensor name → greatest value of each of its channels, for ``limit_pairs``.
         channel_mean: tensor name → mean of each of its channels; with it, biases make up for the mean error of their
             weights' rounding.
+        smoothing: tensor name → what linear layers divide each of its channels by. The quotient that they read has its
+            range, channel_high and channel_mean under its ``smoothed_name``.
+        weights: unit name → its weight in integers, where that is not rounding to the nearest.
     """
 
     integer: frozenset[str]
@@ -94,3 +111,10 @@ class Plan:
     limit_pairs: bool = False
     channel_high: Mapping[str, Sequence[float]] = field(default_factory=dict)
     channel_mean: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    smoothing: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    weights: Mapping[str, RoundedWeight] = field(default_factory=dict)
+
+
+def smoothed_name(tensor: str) -> str:
+    """What a plan calls a tensor divided by its smoothing factors; the model may have another name for it."""
+    return f"{tensor}/smoothed"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from graphopt.data.samples import Samples
@@ -23,8 +23,6 @@ STEP_DB = 2.0
 """Reaching the target by less than this is good aim."""
 NOISE_SHARE = 0.5
 """Share of the remaining time that measuring noise may take."""
-CORRECTION_GAIN_DB = 0.3
-"""Corrected biases must gain this much on samples that they were not made from."""
 CAUTION = 1.15
 """Node times come from two profiles, one after the other: a unit must gain this much to be sure of it."""
 RIVAL = 0.88
@@ -49,7 +47,6 @@ class Search:
         units: the model's units.
         possible: names of those that may become integer.
         samples: calibration samples to measure noise on.
-        means: tensor name → mean per channel, for corrected biases; empty: biases stay as they are.
         elements: tensor name → elements.
         floating: tensors that something outside of all units reads.
     """
@@ -58,7 +55,6 @@ class Search:
     units: Units
     possible: frozenset[str]
     samples: Samples
-    means: Mapping[str, Sequence[float]]
     elements: Mapping[str, float]
     floating: frozenset[str]
 
@@ -66,7 +62,6 @@ class Search:
         """The best placement found in the bench's time; ``None``: none is worth its error."""
         bench = self.bench
         whole = default_placement(self.units, self.possible)
-        self._choose_correction(whole)
         bench.try_out("all", whole)
         if bench.left > 0:
             bench.try_out("all but the first convolution", without_stems(bench.model, self.units, whole))
@@ -109,16 +104,6 @@ class Search:
                 return best
             again = replace(best, label=best.label + CONFIRMED, ratio=bench.time_again(best))
             bench.trials[bench.trials.index(best)] = again
-
-    def _choose_correction(self, whole: frozenset[str]) -> None:
-        """Let placements on trial correct their biases, if that makes the whole clearly more accurate."""
-        bench = self.bench
-        if not self.means or not whole:
-            return
-        plain = replace(bench.template, integer=whole)
-        corrected = replace(bench.template, channel_mean=self.means)
-        if bench.sqnr_of(replace(corrected, integer=whole)) > bench.sqnr_of(plain) + CORRECTION_GAIN_DB:
-            bench.template = corrected
 
     def _settled(self) -> bool:
         """The accurate ones are as fast as any: noise needs no look."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from graphopt.model.model import Model
 from graphopt.passes.quantize.isa import PAIR_LIMIT, largest_pair
-from graphopt.passes.quantize.plan import Grid, Plan
+from graphopt.passes.quantize.plan import Grid, Plan, RoundedWeight, smoothed_name
 from graphopt.passes.quantize.units import Kind, Unit
 
 WEIGHT_LEVELS = 127
@@ -23,19 +24,15 @@ SMALLEST_PRODUCT = 1e-30
 """Least product of input and weight scale: far from float32's denormals."""
 
 
-@dataclass(frozen=True)
-class IntegerWeight:
-    """A weight, per output channel symmetric, and the bias on the grid that its kernel assumes.
+@dataclass(frozen=True, eq=False)
+class IntegerWeight(RoundedWeight):
+    """A weight in integers and the bias on the grid that its kernel assumes.
 
     Attributes:
-        codes: int8, the weight's shape.
-        scales: float32 [channels], > 0.
         bias: int32 [channels]; ``None``: no bias.
         bias_scales: float32 [channels], each exactly float32(input scale · weight scale).
     """
 
-    codes: npt.NDArray[np.int8]
-    scales: npt.NDArray[np.float32]
     bias: npt.NDArray[np.int32] | None
     bias_scales: npt.NDArray[np.float32]
 
@@ -110,6 +107,19 @@ def channel_axis(unit: Unit) -> int:
     return 0 if unit.kind is Kind.CONV or unit.head.attrs.get("transB", 0) else 1
 
 
+def node_weight(model: Model, unit: Unit) -> npt.NDArray[np.float32]:
+    """The weight of a convolution or linear layer, as its node has it."""
+    weight = model.editor.constant(unit.head.inputs[1])
+    assert weight is not None
+    return weight
+
+
+def by_inputs(model: Model, unit: Unit) -> npt.NDArray[np.float32]:
+    """The weight of a linear layer, [inputs, outputs]."""
+    weight = node_weight(model, unit)
+    return weight if channel_axis(unit) == 1 else weight.T
+
+
 def adds_pairs(unit: Unit, weight: npt.NDArray[np.float32]) -> bool:
     """Whether the unit's kernel may add pairs of products in int16; that of a depthwise convolution does not."""
     groups = unit.head.attrs.get("group", 1) if unit.kind is Kind.CONV else 0
@@ -121,28 +131,36 @@ def activation_axis(unit: Unit) -> int:
     return 1 if unit.kind is Kind.CONV else -1
 
 
+def kernel_input(unit: Unit, plan: Plan) -> str:
+    """What the plan calls the activation that the kernel multiplies with the weight."""
+    tensor = unit.reads[0]
+    return smoothed_name(tensor) if unit.kind is Kind.LINEAR and tensor in plan.smoothing else tensor
+
+
+def kernel_multiplier(unit: Unit, plan: Plan) -> npt.NDArray[np.float32]:
+    """What the node's weight is multiplied with before it is rounded: Gemm's alpha, and smoothing; broadcasts to it."""
+    alpha = float(unit.head.attrs.get("alpha", 1.0)) if unit.head.op == "Gemm" else 1.0
+    factors = plan.smoothing.get(unit.reads[0]) if unit.kind is Kind.LINEAR else None
+    if factors is None:
+        return np.array(alpha, np.float32)
+    row = np.asarray(factors, np.float32) * np.float32(alpha)
+    return row[:, None] if channel_axis(unit) == 1 else row[None, :]
+
+
 def peak_codes(unit: Unit, weight: npt.NDArray[np.float32], plan: Plan, grid: Grid) -> npt.NDArray[np.float64] | None:
     """The largest code of each input channel, with a margin; ``None``: the plan or the kernel does not ask for it."""
     if not plan.limit_pairs or not adds_pairs(unit, weight):
         return None
     per_group = weight.shape[1] if unit.kind is Kind.CONV else weight.size // weight.shape[channel_axis(unit)]
     inputs = per_group * (unit.head.attrs.get("group", 1) if unit.kind is Kind.CONV else 1)
-    high = plan.channel_high.get(unit.reads[0])
+    high = plan.channel_high.get(kernel_input(unit, plan))
     if high is None or len(high) != inputs:
         return np.full(inputs, 255.0)
     codes = np.maximum(np.asarray(high, np.float64), 0.0) * PEAK_MARGIN / grid.scale + grid.zero
     return np.asarray(codes.clip(0, 255), np.float64)
 
 
-def rounded_weight(
-    weight: npt.NDArray[np.float32], axis: int, peaks: npt.NDArray[np.float64] | None
-) -> npt.NDArray[np.float32]:
-    """What the weight becomes in integers, as floats (without what its bias would ask for)."""
-    result = quantize_weight(weight, axis, 1.0, None, peaks=peaks)
-    return dequantized(result, axis)
-
-
-def dequantized(weight: IntegerWeight, axis: int) -> npt.NDArray[np.float32]:
+def dequantized(weight: RoundedWeight, axis: int) -> npt.NDArray[np.float32]:
     """The values that an integer weight stands for."""
     shape = [1] * weight.codes.ndim
     shape[axis] = -1
@@ -173,6 +191,34 @@ def mean_error(
     per_input = channels.reshape(outputs, inputs, -1).sum(axis=2)
     means = np.repeat(mean.reshape(groups, inputs), outputs // groups, axis=0)
     return np.asarray((per_input * means).sum(axis=1), np.float32)
+
+
+def in_integers(
+    unit: Unit,
+    weight: npt.NDArray[np.float32],
+    plan: Plan,
+    grid: Grid,
+    bias: npt.NDArray[np.float32] | None,
+) -> tuple[npt.NDArray[np.float32], IntegerWeight]:
+    """What a layer's kernel multiplies with: as floats, and in integers.
+
+    Args:
+        unit: the layer.
+        weight: as its node has it.
+        plan: decides multiplier, peaks and codes.
+        grid: of what the kernel reads.
+        bias: [channels], in the kernel's unit.
+    """
+    whole = weight * kernel_multiplier(unit, plan)
+    peaks = peak_codes(unit, whole, plan, grid)
+    nearest = quantize_weight(whole, channel_axis(unit), grid.scale, bias, peaks=peaks)
+    return whole, _with_codes(nearest, plan.weights.get(unit.name))
+
+
+def _with_codes(weight: IntegerWeight, given: RoundedWeight | None) -> IntegerWeight:
+    """The same weight with other codes, if they were made for its scales."""
+    fits = given is not None and np.array_equal(given.scales, weight.scales)
+    return replace(weight, codes=given.codes) if given is not None and fits else weight
 
 
 def with_bias(weight: IntegerWeight, bias: npt.NDArray[np.float32]) -> IntegerWeight:

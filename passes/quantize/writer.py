@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import onnx_graphsurgeon as gs
 
 from graphopt.model.model import Model
-from graphopt.passes.quantize.plan import Grid, Interval, Plan
-from graphopt.passes.quantize.units import Unit, Units
-from graphopt.passes.quantize.weights import dequantized, mean_error, peak_codes, quantize_weight, with_bias
+from graphopt.passes.quantize.plan import Grid, Plan, smoothed_name
+from graphopt.passes.quantize.units import HEAVY, Unit, Units
+from graphopt.passes.quantize.weights import dequantized, in_integers, kernel_input, mean_error, with_bias
 
 
 class Writer:
@@ -20,10 +20,9 @@ class Writer:
     def __init__(self, model: Model, units: Units, plan: Plan) -> None:
         self.model = model
         self.editor = model.editor
-        self.ranges: Mapping[str, Interval] = plan.ranges
-        self._integer = plan.integer
-        self._plan = plan
+        self.plan = plan
         self._readers = units.readers()
+        self._quotients = {smoothed_name(tensor): tensor for tensor in plan.smoothing}
         self._bounds = {tensor: u.bounds for u in units.all for tensor in u.writes if u.bounds is not None}
         self.unit = ""
         self.made: dict[str, str] = {}
@@ -32,10 +31,10 @@ class Writer:
         self._floats: dict[tuple[str, Grid], gs.Tensor] = {}
 
     def codes(self, tensor: str) -> gs.Tensor:
-        """The uint8 codes of a tensor; written behind its float producer if no integer unit made them."""
+        """The uint8 codes of a tensor or quotient; written behind its float producer if no integer unit made them."""
         if tensor not in self._codes:
             self._grids[tensor] = self._own_grid(tensor)
-            self._codes[tensor] = self._quantized(self._tensor(tensor), self._grids[tensor], tensor)
+            self._codes[tensor] = self._quantized(self._source(tensor), self._grids[tensor], tensor)
         return self._codes[tensor]
 
     def grid(self, tensor: str) -> Grid:
@@ -54,7 +53,8 @@ class Writer:
 
     def read(self, unit: Unit) -> None:
         """Let the unit's first node read its activations back from their codes."""
-        for slot, tensor in zip(unit.slots, unit.reads, strict=True):
+        reads = (kernel_input(unit, self.plan),) if unit.kind in HEAVY else unit.reads
+        for slot, tensor in zip(unit.slots, reads, strict=True):
             self.editor.set_input(unit.head, slot, self.floats(tensor))
 
     def write(self, tensor: str, *, made: gs.Tensor | None = None, grid: Grid | None = None) -> None:
@@ -79,11 +79,11 @@ class Writer:
 
     def read_by_integers(self, tensor: str) -> bool:
         """Whether an integer unit reads the tensor."""
-        return any(unit.name in self._integer for unit in self._readers.get(tensor, ()))
+        return any(unit.name in self.plan.integer for unit in self._readers.get(tensor, ()))
 
     def no_bias(self, unit: Unit, channels: int) -> npt.NDArray[np.float32] | None:
         """What a layer without bias starts from: zeros where biases are corrected."""
-        return np.zeros(channels, np.float32) if unit.reads[0] in self._plan.channel_mean else None
+        return np.zeros(channels, np.float32) if kernel_input(unit, self.plan) in self.plan.channel_mean else None
 
     def constant(self, hint: str, value: npt.NDArray[np.float32], grid: Grid) -> gs.Tensor:
         """A constant as codes, read back."""
@@ -98,16 +98,16 @@ class Writer:
         Args:
             unit: reads the activation that decides the bias's scale.
             slot: where the weight stands among the first node's inputs; names are made from it.
-            weight: as the node wants it.
+            weight: as the node has it.
             axis: its axis of output channels.
             bias: [channels].
         """
-        grid = self.grid(unit.reads[0])
-        peaks = peak_codes(unit, weight, self._plan, grid)
-        result = quantize_weight(weight, axis, grid.scale, bias, peaks=peaks)
-        mean = self._plan.channel_mean.get(unit.reads[0])
+        read = kernel_input(unit, self.plan)
+        grid = self.grid(read)
+        whole, result = in_integers(unit, weight, self.plan, grid, bias)
+        mean = self.plan.channel_mean.get(read)
         if bias is not None and mean is not None:
-            error = mean_error(weight - dequantized(result, axis), axis, np.asarray(mean))
+            error = mean_error(whole - dequantized(result, axis), axis, np.asarray(mean))
             if error is not None:
                 result = with_bias(result, bias + error)
         hint = unit.head.inputs[slot].name
@@ -135,9 +135,18 @@ class Writer:
         return made.outputs[0]
 
     def _own_grid(self, tensor: str) -> Grid:
-        grid = Grid.covering(self.ranges[tensor])
+        grid = Grid.covering(self.plan.ranges[tensor])
         bounds = self._bounds.get(tensor)
         return grid.clipping(*bounds) if bounds else grid
+
+    def _source(self, name: str) -> gs.Tensor:
+        """The floats of a tensor; of a quotient, a new product."""
+        tensor = self._quotients.get(name)
+        if tensor is None:
+            return self._tensor(name)
+        whole = self.floats(tensor) if tensor in self._codes else self._tensor(tensor)
+        inverse = np.float32(1) / np.asarray(self.plan.smoothing[tensor], np.float32)
+        return self.node("Mul", [whole, self.editor.add_constant(f"{tensor}_factors", inverse)], name)
 
     def _tensor(self, name: str) -> gs.Tensor:
         tensor = self.editor.tensor(name)

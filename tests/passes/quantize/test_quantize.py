@@ -69,7 +69,7 @@ class FakeBench:
 def test_close_placements_are_timed_against_each_other(direct: float, accuracy: float, winner: str) -> None:
     trials = [trial("all", 25.0, 1.42), trial("cut", accuracy, 1.35), trial("slow", 60.0, 1.1), trial("bad", 5.0, 1.4)]
     bench = FakeBench(trials, {("all", "cut"): direct})
-    search = Search(bench, None, frozenset(), None, {}, {}, frozenset())  # type: ignore[arg-type]
+    search = Search(bench, None, frozenset(), None, {}, frozenset())  # type: ignore[arg-type]
     best = search._best_side_by_side(trials[0])
     assert best is not None
     assert best.label == winner

@@ -1,0 +1,138 @@
+"""How numbers become integers: what makes placements more accurate, kept where held-out samples gain by it.
+
+Three means, judged with everything integer on samples that none of them was made from: weights of linear layers whose
+rounding errors make up for each other (``rounding``); biases that make up for mean errors (``correction``); and, where
+the target is missed, smoothed activations (``smoothing``), which cost a little time in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from graphopt.data.samples import Samples
+from graphopt.passes.quantize.calibrate import Statistics, Work
+from graphopt.passes.quantize.plan import Plan
+from graphopt.passes.quantize.rounding import rounded_layers
+from graphopt.passes.quantize.smoothing import find_smoothing, smoothed
+from graphopt.progress import Progress
+from graphopt.runtime.target import Target
+
+Switch = Literal["auto", "on", "off"]
+GAIN_DB = 0.3
+"""What costs no time in a run must gain this much."""
+SMOOTHING_GAIN_DB = 1.0
+"""Smoothing must gain more: its products take time."""
+
+
+@dataclass(frozen=True)
+class Means:
+    """Which of the three are used; ``auto``: where held-out samples gain by them."""
+
+    rounding: Switch
+    correction: Switch
+    smoothing: Switch
+
+    @staticmethod
+    def of(plan: Plan) -> Means:
+        """Those that went into a plan."""
+        rounding, correction, smoothing = (bool(p) for p in (plan.weights, plan.channel_mean, plan.smoothing))
+        return Means(_switch(rounding), _switch(correction), _switch(smoothing))
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes plans from one set of samples; nothing in them is integer yet.
+
+    Attributes:
+        work: the float model.
+        statistics: of the samples.
+        samples: the samples.
+        possible: names of the units that may become integer.
+        limit_pairs: keep weights small enough for kernels that saturate.
+        target: where to run.
+        progress: where to report.
+    """
+
+    work: Work
+    statistics: Statistics
+    samples: Samples
+    possible: frozenset[str]
+    limit_pairs: bool
+    target: Target
+    progress: Progress
+
+    def make(self, means: Means) -> Plan:
+        """A plan with the means that are on.
+
+        Raises:
+            RuntimeFailure: GO-603 or GO-604, the model does not open or run.
+        """
+        plan = self.statistics.plan(limit_pairs=self.limit_pairs)
+        if means.smoothing == "on":
+            plan = self.smoothed(plan)
+        if means.rounding == "on":
+            plan = self.rounded(plan)
+        return self.corrected(plan) if means.correction == "on" else plan
+
+    def smoothed(self, plan: Plan) -> Plan:
+        """The plan with linear layers reading smoothed activations."""
+        activations = self.statistics.activations
+        return smoothed(plan, find_smoothing(self.work.model, self.work.units, self.possible, activations), activations)
+
+    def rounded(self, plan: Plan) -> Plan:
+        """The plan with rounding errors of linear layers that make up for each other.
+
+        Raises:
+            RuntimeFailure: GO-603 or GO-604, the model does not open or run.
+        """
+        work = self.work
+        weights = rounded_layers(
+            work.model, work.units, plan, self.possible, self.samples, target=self.target, progress=self.progress
+        )
+        return replace(plan, weights=weights)
+
+    def corrected(self, plan: Plan) -> Plan:
+        """The plan with biases that make up for mean errors."""
+        return replace(plan, channel_mean=self.statistics.means(plan.smoothing))
+
+
+def refined(maker: Maker, means: Means, judge: Callable[[Plan], float], target_db: float) -> Plan:
+    """The plan whose numbers do best.
+
+    Args:
+        maker: of samples that the judge does not use.
+        means: those that are given, and those to be judged.
+        judge: SQNR of a plan with everything integer, dB.
+        target_db: SQNR that is enough: from there on, nothing is smoothed.
+
+    Raises:
+        RuntimeFailure: GO-603 or GO-604, the model does not open or run.
+    """
+    given = Means(*(_switch(value == "on") for value in (means.rounding, means.correction, means.smoothing)))
+    best = maker.make(given)
+    reached = judge(best)
+
+    def keep(other: Plan, least: float) -> None:
+        nonlocal best, reached
+        found = judge(other)
+        if found > reached + least:
+            best, reached = other, found
+
+    if means.rounding == "auto":
+        rounded = maker.rounded(best)
+        if rounded.weights:
+            keep(rounded, GAIN_DB)
+    if means.smoothing == "auto" and reached < target_db:
+        rounding = _switch(means.rounding != "off")
+        other = maker.make(replace(given, smoothing="on", rounding=rounding))
+        if other.smoothing:
+            keep(other, SMOOTHING_GAIN_DB)
+    if means.correction == "auto":
+        keep(maker.corrected(best), GAIN_DB)
+    return best
+
+
+def _switch(on: bool) -> Switch:
+    return "on" if on else "off"
