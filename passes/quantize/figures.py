@@ -39,11 +39,12 @@ def used(plan: Plan) -> dict[str, Json]:
 
 
 def headline(units: Units, plan: Plan) -> str:
-    """``9 of 10 layers in INT8, and 3 other nodes``."""
+    """``9 of 10 layers in INT8, and 3 other nodes; 4 activations smoothed``."""
     found = totals(units, plan)
     others = int(found["integer_units"]) - int(found["integer_layers"])
     rest = f", and {others} other nodes" if others else ""
-    return f"{found['integer_layers']} of {found['layers']} layers in INT8{rest}"
+    smoothed = f"; {len(plan.smoothing)} activations smoothed" if plan.smoothing else ""
+    return f"{found['integer_layers']} of {found['layers']} layers in INT8{rest}{smoothed}"
 
 
 def trial_figures(bench: Bench | None) -> dict[str, Json]:

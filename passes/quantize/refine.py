@@ -43,13 +43,13 @@ class Means:
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes plans from one set of samples; nothing in them is integer yet.
+    """Makes plans of one placement from one set of samples.
 
     Attributes:
         work: the float model.
         statistics: of the samples.
         samples: the samples.
-        possible: names of the units that may become integer.
+        integer: names of the units that become integer.
         limit_pairs: keep weights small enough for kernels that saturate.
         target: where to run.
         progress: where to report.
@@ -58,7 +58,7 @@ class Maker:
     work: Work
     statistics: Statistics
     samples: Samples
-    possible: frozenset[str]
+    integer: frozenset[str]
     limit_pairs: bool
     target: Target
     progress: Progress
@@ -69,7 +69,7 @@ class Maker:
         Raises:
             RuntimeFailure: GO-603 or GO-604, the model does not open or run.
         """
-        plan = self.statistics.plan(limit_pairs=self.limit_pairs)
+        plan = replace(self.statistics.plan(limit_pairs=self.limit_pairs), integer=self.integer)
         if means.smoothing == "on":
             plan = self.smoothed(plan)
         if means.rounding == "on":
@@ -79,7 +79,7 @@ class Maker:
     def smoothed(self, plan: Plan) -> Plan:
         """The plan with linear layers reading smoothed activations."""
         activations = self.statistics.activations
-        return smoothed(plan, find_smoothing(self.work.model, self.work.units, self.possible, activations), activations)
+        return smoothed(plan, find_smoothing(self.work.model, self.work.units, self.integer, activations), activations)
 
     def rounded(self, plan: Plan) -> Plan:
         """The plan with rounding errors of linear layers that make up for each other.
@@ -89,7 +89,7 @@ class Maker:
         """
         work = self.work
         weights = rounded_layers(
-            work.model, work.units, plan, self.possible, self.samples, target=self.target, progress=self.progress
+            work.model, work.units, plan, self.integer, self.samples, target=self.target, progress=self.progress
         )
         return replace(plan, weights=weights)
 
@@ -104,7 +104,7 @@ def refined(maker: Maker, means: Means, judge: Callable[[Plan], float], target_d
     Args:
         maker: of samples that the judge does not use.
         means: those that are given, and those to be judged.
-        judge: SQNR of a plan with everything integer, dB.
+        judge: SQNR of a plan, dB.
         target_db: SQNR that is enough: from there on, nothing is smoothed.
 
     Raises:

@@ -40,22 +40,25 @@ _MOMENTUM, _DECAY = 0.9, 0.99
 
 
 def find_smoothing(
-    model: Model, units: Units, possible: Collection[str], activations: Activations
+    model: Model, units: Units, integer: Collection[str], activations: Activations
 ) -> Mapping[str, Sequence[float]]:
     """Factors for the tensors that linear layers read, where they pay.
+
+    What an integer unit gives in codes is left as it is: it was rounded already. Linear layers give floats.
 
     Args:
         model: the float model.
         units: its units.
-        possible: names of those that may become integer.
+        integer: names of those that become integer.
         activations: with statistics per channel of what linear layers read.
 
     Returns:
         Tensor name → one factor a channel, > 0 and representable as float32.
     """
+    coded = {tensor for unit in units.all if unit.name in integer and not unit.float_output for tensor in unit.writes}
     readers: dict[str, list[Unit]] = {}
     for unit in units.all:
-        if unit.kind is Kind.LINEAR and unit.name in possible:
+        if unit.kind is Kind.LINEAR and unit.name in integer and unit.reads[0] not in coded:
             readers.setdefault(unit.reads[0], []).append(unit)
     found: dict[str, Sequence[float]] = {}
     for tensor, layers in readers.items():

@@ -78,8 +78,9 @@ class Writer:
         self._redirect(tensor, readers)
 
     def read_by_integers(self, tensor: str) -> bool:
-        """Whether an integer unit reads the tensor."""
-        return any(unit.name in self.plan.integer for unit in self._readers.get(tensor, ()))
+        """Whether an integer unit reads the tensor's own codes."""
+        integer = [unit for unit in self._readers.get(tensor, ()) if unit.name in self.plan.integer]
+        return any(unit.kind not in HEAVY or kernel_input(unit, self.plan) == tensor for unit in integer)
 
     def no_bias(self, unit: Unit, channels: int) -> npt.NDArray[np.float32] | None:
         """What a layer without bias starts from: zeros where biases are corrected."""

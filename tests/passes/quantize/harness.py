@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import onnx
 
 from graphopt.analysis.activations import observe
@@ -21,8 +22,25 @@ from graphopt.pipeline.contract import PassContext, PassResult
 from graphopt.pipeline.selection import Selection
 from graphopt.runtime.session import Optimization, open_session
 from graphopt.runtime.target import Target
+from graphopt.testing.draft import Draft
 from graphopt.testing.trial import DIMS
 from graphopt.validation.compare import compare
+
+
+def outliers(far: float = 40.0, activation: str = "Relu") -> onnx.ModelProto:
+    """Two linear layers; between them two of 128 channels reach ``far`` times as far as the others."""
+    draft = Draft(0)
+    up, down = (draft.rng.standard_normal(shape) / 8 for shape in ((64, 128), (128, 64)))
+    up[:, 3::64] *= far
+    down[3::64] /= far
+    x = draft.node(
+        "MatMul", [draft.input("input", [2, 12, 64]), draft.const("up", up.astype(np.float32))], "up.product"
+    )
+    x = draft.node(activation, [draft.node("Add", [x, draft.weight("up.bias", 128, scale=0.1)], "up.sum")], "act")
+    x = draft.node("MatMul", [x, draft.const("down", down.astype(np.float32))], "down.product")
+    draft.node("Add", [x, draft.weight("down.bias", 64, scale=0.1)], "output")
+    draft.output("output", [2, 12, 64])
+    return draft.model("outliers")
 
 
 def context(model: Model, samples: Samples | None, options: Any, *, seconds: float = 0.0, **more: Any) -> PassContext:

@@ -27,7 +27,7 @@ from graphopt.testing import builders
 from graphopt.testing.draft import Draft
 from graphopt.testing.formats import opset8
 from graphopt.testing.formats import quantized as quantized_model
-from tests.passes.quantize.harness import context, feeds, quantized, simplified, sqnr
+from tests.passes.quantize.harness import context, feeds, outliers, quantized, simplified, sqnr
 
 
 def trial(label: str, sqnr_db: float, ratio: float) -> Trial:
@@ -84,6 +84,27 @@ def test_a_measured_decision_is_written_down_and_repeats_to_the_same_bytes() -> 
     assert result.resolved.overflow in ("avoid", "ignore")  # type: ignore[attr-defined]
     again, _ = quantized(model, samples, **result.resolved.model_dump())
     assert again.fingerprint() == candidate.fingerprint()
+
+
+def test_a_model_whose_channels_reach_unequally_far_is_smoothed_and_repeats_to_the_same_bytes() -> None:
+    model = Model.from_proto(outliers())
+    samples = feeds(model, 24)
+    options = {"measure": False, "rounding": "on", "smoothing": "on"}
+    plain, _ = quantized(model, samples)
+    smooth, result = quantized(model, samples, **options)
+    assert result.summary["smoothed_tensors"] == 1 and result.summary["compensated_rounding"] == 2
+    held = feeds(model, 8, seed=9)
+    assert sqnr(model, smooth, held) > sqnr(model, plain, held) + 6
+    assert result.resolved is not None
+    again, _ = quantized(model, samples, **result.resolved.model_dump())
+    assert again.fingerprint() == smooth.fingerprint()
+
+
+def test_what_had_nothing_to_smooth_is_not_smoothed_again() -> None:
+    model = Model.from_proto(outliers(far=1.0))
+    _, result = quantized(model, feeds(model, 24), smoothing="on")
+    assert result.resolved is not None
+    assert result.resolved.smoothing == "off"  # type: ignore[attr-defined]
 
 
 def wide() -> onnx.ModelProto:
