@@ -14,6 +14,7 @@ from graphopt.model.algorithms import CycleError, cycle_text, stable_order
 from graphopt.model.domains import STANDARD_DOMAINS
 from graphopt.model.findings import Finding
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, attribute_graphs, excesses
+from graphopt.model.schemas import schema_of
 from graphopt.model.signatures import misfits, owner, repeated_attributes
 
 
@@ -110,14 +111,6 @@ def functions(proto: onnx.ModelProto) -> Iterator[Finding]:
         yield _error("GO-304", "a local function calls itself", path)
 
 
-def knows(op: str, version: int, domain: str) -> bool:
-    """Whether onnx has a schema for an operator; no for versions it cannot even represent."""
-    try:
-        return bool(onnx.defs.has(op, version, domain))
-    except TypeError:
-        return False
-
-
 def text(message: Message) -> Iterator[Finding]:
     """Text that is no UTF-8 (GO-304): protobuf hands it out as bytes, or fails when it is read amid an edit."""
     stack = [message]
@@ -164,7 +157,7 @@ def operators(proto: onnx.ModelProto) -> Iterator[Finding]:
             yield _error("GO-304", "the node has no operator", owner(node), hint="export the model again")
         elif node.domain not in STANDARD_DOMAINS or ("", node.op_type) in local:
             continue
-        elif version and knows(node.op_type, version, ""):
+        elif version and schema_of(node.op_type, version) is not None:
             yield from misfits(node, version)
         elif node.op_type not in seen:
             seen.add(node.op_type)
