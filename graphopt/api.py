@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 
+from graphopt.blackbox import settle
 from graphopt.data.callable import load_function
 from graphopt.data.check import fed_defaults
 from graphopt.data.preprocess import Preprocess
@@ -212,7 +213,9 @@ class Request:
         Raises:
             GraphoptError: anything that stops the run.
         """
-        return _Run(self, model).result()
+        result = _Run(self, model).result()
+        settle()
+        return result
 
 
 class _Run:

@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 from graphopt.blackbox import doing
 from graphopt.model.graph import EditGraph
 from graphopt.model.importer import view_of
-from graphopt.model.wellformed import knows, walk_nodes
+from graphopt.model.schemas import schema_of
+from graphopt.model.wellformed import walk_nodes
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def opaque_nodes(header: onnx.ModelProto) -> Callable[[gs.Node], bool]:
 
     @cache
     def unknown(domain: str, op: str) -> bool:
-        return (domain, op) not in functions and not knows(op, opsets.get(domain, 1), domain)
+        return (domain, op) not in functions and schema_of(op, opsets.get(domain, 1), domain) is None
 
     return lambda node: unknown(node.domain or "", node.op)
 

@@ -1,66 +1,71 @@
 """Nodes against onnx's schemas: how many inputs and outputs an operator takes, and which attributes.
 
 Only what onnxruntime refuses too is looked for; a node that it passes over is Constant, which it makes an initializer
-of whatever its inputs and attributes are. Attributes that a schema does not list and deprecated operators are let pass.
+of whatever its inputs and attributes are. Deprecated operators are let pass, and so are attributes that refer to one of
+the function that the node is in: what they are is for each call to say.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
 
 import onnx
 from onnx import AttributeProto
-from onnx.defs import OpSchema
 
 from graphopt.model.findings import Finding
+from graphopt.model.schemas import Demands, demands_of
+
+_TAKES_ANY = frozenset({"LayerNormalization"})
+"""Operators whose schema lets any attribute pass, which Python is not told: measured over all, in onnx 1.23."""
 
 
-@dataclass(frozen=True)
-class _Signature:
-    """What a schema asks of a node.
-
-    Attributes:
-        inputs: least and most of them.
-        outputs: likewise.
-        single: index and name of each input that cannot be left out.
-        kinds: the type of each attribute.
-        required: attributes without a default.
-    """
-
-    inputs: tuple[int, int]
-    outputs: tuple[int, int]
-    single: tuple[tuple[int, str], ...]
-    kinds: Mapping[str, int]
-    required: tuple[str, ...]
-
-
-def misfits(node: onnx.NodeProto, version: int) -> Iterator[Finding]:
-    """What is wrong with a node of the standard domain whose operator onnx knows at ``version``: GO-304."""
-    if node.op_type == "Constant":
+def miscounts(node: onnx.NodeProto, version: int) -> Iterator[Finding]:
+    """More or fewer inputs or outputs than an operator of the standard domain takes (GO-304)."""
+    demands = _demands(node, version)
+    if demands is None:
         return
-    signature = _signature(node.op_type, version)
     for kind, takes, found, (least, most) in (
-        ("input", "takes", len(node.input), signature.inputs),
-        ("output", "gives", len(node.output), signature.outputs),
+        ("input", "takes", len(node.input), demands.inputs),
+        ("output", "gives", len(node.output), demands.outputs),
     ):
         if not least <= found <= most:
             counted = f"{found} {kind}{'' if found == 1 else 's'}"
             yield _error(node, f"the node has {counted}, {node.op_type} {takes} {_range(least, most)}")
-    for index, name in signature.single:
+
+
+def misfits(node: onnx.NodeProto, version: int) -> Iterator[Finding]:
+    """Inputs and attributes that an operator of the standard domain needs, and attributes it does not take (GO-304)."""
+    demands = _demands(node, version)
+    if demands is None:
+        return
+    for index, name in demands.single:
         if index < len(node.input) and not node.input[index]:
             yield _error(node, f"{node.op_type} needs its input {name}, the node leaves it out")
-    present = {attribute.name: attribute.type for attribute in node.attribute}
-    for name in signature.required:
+    present = {attribute.name for attribute in node.attribute}
+    for name in demands.required:
         if name not in present:
             yield _error(node, f"{node.op_type} needs the attribute {name!r}, the node has none")
-    for name, found in present.items():
-        wanted = signature.kinds.get(name, found)
-        if found != wanted:
-            named, needed = (AttributeProto.AttributeType.Name(kind) for kind in (found, wanted))
-            yield _error(node, f"attribute {name!r} of {node.op_type} is of type {named}, {needed} is needed")
+    for attribute in node.attribute:
+        if not attribute.ref_attr_name:
+            yield from _misfit(node, attribute, demands, version)
+
+
+def _demands(node: onnx.NodeProto, version: int) -> Demands | None:
+    """What is asked of a node; ``None``: nothing that onnxruntime looks at."""
+    return None if node.op_type == "Constant" else demands_of(node.op_type, version)
+
+
+def _misfit(node: onnx.NodeProto, attribute: onnx.AttributeProto, demands: Demands, version: int) -> Iterator[Finding]:
+    """What is wrong with an attribute that has a value of its own."""
+    wanted = demands.kinds.get(attribute.name)
+    if wanted is None and node.op_type in _TAKES_ANY:
+        return
+    if wanted is None:
+        yield _error(node, f"{node.op_type} of opset {version} has no attribute {attribute.name!r}")
+    elif attribute.type != wanted:
+        named, needed = (AttributeProto.AttributeType.Name(kind) for kind in (attribute.type, wanted))
+        yield _error(node, f"attribute {attribute.name!r} of {node.op_type} is of type {named}, {needed} is needed")
 
 
 def repeated_attributes(node: onnx.NodeProto) -> Iterator[Finding]:
@@ -76,19 +81,6 @@ def owner(node: onnx.NodeProto) -> str:
     if node.name:
         return f"node {node.name!r}"
     return f"the node that makes {list(node.output)}" if node.output else f"a node {node.op_type}"
-
-
-@cache
-def _signature(op: str, version: int) -> _Signature:
-    schema = onnx.defs.get_schema(op, version, "")
-    single = OpSchema.FormalParameterOption.Single
-    return _Signature(
-        inputs=(schema.min_input, schema.max_input),
-        outputs=(schema.min_output, schema.max_output),
-        single=tuple((i, formal.name) for i, formal in enumerate(schema.inputs) if formal.option == single),
-        kinds={name: int(attribute.type.value) for name, attribute in schema.attributes.items()},  # type: ignore[attr-defined]
-        required=tuple(name for name, attribute in schema.attributes.items() if attribute.required),
-    )
 
 
 def _range(least: int, most: int) -> str:

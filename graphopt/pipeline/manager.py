@@ -13,7 +13,7 @@ from functools import cached_property
 from itertools import chain
 
 from graphopt.analysis.cache import Analyses
-from graphopt.blackbox import doing
+from graphopt.blackbox import doing, fallen
 from graphopt.data.check import fed_defaults
 from graphopt.data.samples import Samples
 from graphopt.errors import (
@@ -85,8 +85,13 @@ class PassManager:
         stages: list[Stage] = []
         model, analyses = self.source, Analyses(self.source)
         left = self.tune_time
-        for step in self.progress.track(steps, label="passes", total=len(steps)):
-            stage, analyses = self._transaction(step, model, analyses, max(left, 0.0))
+        for place, step in enumerate(self.progress.track(steps, label="passes", total=len(steps)), 1):
+            crash = fallen(place)
+            if crash is not None:
+                stage = _left_out(step, model, crash)
+            else:
+                with doing(f"pass {step.name}", part=place):
+                    stage, analyses = self._transaction(step, model, analyses, max(left, 0.0))
             model = stage.model
             left -= stage.outcome.result.tuning_seconds if stage.outcome.result is not None else 0.0
             stages.append(stage)
@@ -101,8 +106,7 @@ class PassManager:
     def _transaction(self, step: Step, model: Model, analyses: Analyses, tune_time: float) -> tuple[Stage, Analyses]:
         started = time.perf_counter()
         candidate = model.clone()
-        with doing(f"pass {step.name}"):
-            outcome = self._attempt(step, model, candidate, analyses, tune_time)
+        outcome = self._attempt(step, model, candidate, analyses, tune_time)
         outcome = replace(outcome, seconds=time.perf_counter() - started)
         result = outcome.result
         if outcome.kind is not OutcomeKind.APPLIED or result is None:
@@ -222,6 +226,12 @@ class PassManager:
                 why=self.grounds.why_not,
                 hint="--no-validate runs it unchecked; --dim and --data help where only the inputs were the trouble",
             )
+
+
+def _left_out(step: Step, model: Model, crash: GraphoptError) -> Stage:
+    """The stage of a pass that is not run, since native code died in it when all was done before."""
+    nodes = (model.node_count, model.node_count)
+    return Stage(Outcome(step, OutcomeKind.FAILED, str(crash), error=crash, nodes=nodes), model)
 
 
 def _as_bug(step: Step, error: Exception) -> GraphoptError:

@@ -19,6 +19,7 @@ from graphopt.model.interface import TensorSpec
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, attribute_graphs
 from graphopt.model.load import read_model
 from graphopt.model.model import Model
+from graphopt.model.schemas import schema_of
 from graphopt.model.weights import decode, decode_sparse
 from graphopt.runtime.schemas import opens_version, runtime_domains
 from graphopt.runtime.session import Backend, open_session
@@ -131,7 +132,7 @@ def _operators(model: Model) -> Iterator[Finding]:
     for node, _ in model.editor.all_nodes():
         domain = node.domain or ""
         quantizers += node.op in ("QuantizeLinear", "DequantizeLinear")
-        if (domain, node.op) in functions or wellformed.knows(node.op, model.opsets.get(domain, 1), domain):
+        if (domain, node.op) in functions or schema_of(node.op, model.opsets.get(domain, 1), domain) is not None:
             continue
         if domain not in known:
             foreign.setdefault(domain, []).append(node.name)

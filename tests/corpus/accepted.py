@@ -14,6 +14,12 @@ def _adding(array: np.ndarray) -> onnx.ModelProto:
     return model_of([helper.make_node("Add", ["x", "w"], ["y"], "add")], initializer=[weight])
 
 
+def _normalising() -> onnx.ModelProto:
+    """Its schema lets any attribute pass."""
+    scale = numpy_helper.from_array(np.ones(4, np.float32), "scale")
+    return model_of([helper.make_node("LayerNormalization", ["x", "scale"], ["y"], foo=1)], initializer=[scale])
+
+
 MODELS: dict[str, tuple[onnx.ModelProto, set[str]]] = {
     "a weight with NaN": (_adding(np.array([1, 2, np.nan, 4], np.float32)), {"GO-321"}),
     "unsorted nodes": (model_of([relu("a"), relu("x", "a")]), {"GO-326"}),
@@ -27,6 +33,7 @@ MODELS: dict[str, tuple[onnx.ModelProto, set[str]]] = {
         model_of([relu()], initializer=[numpy_helper.from_array(np.ones(5000, np.float32), "unread")]),
         set(),
     ),
+    "an attribute that only LayerNormalization may have": (_normalising(), set()),
     "a symbolic dimension": (model_of([relu()], [value("x", ["N", 4])], [value("y", ["N", 4])]), set()),
 }
 """Name → the model, and the codes that ``check`` gives it."""

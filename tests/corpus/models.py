@@ -12,7 +12,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from tests.corpus.case import Case, bad_model
-from tests.model.probes import model_of, relu, value, with_nested_bodies
+from tests.model.probes import model_of, relu, value, with_function, with_nested_bodies
 
 FLOAT = TensorProto.FLOAT
 
@@ -23,6 +23,7 @@ def cases() -> Iterator[Case]:
     yield from _wiring()
     yield from _nodes()
     yield from _functions()
+    yield from _function_nodes()
     yield from _tensors()
     yield from _external()
 
@@ -102,6 +103,8 @@ def _nodes() -> Iterator[Case]:
     yield _case(
         "an attribute of a custom operator twice", "GO-304", model_of([foreign], domains={"d": 1}), "'a' is given"
     )
+    yield node("an attribute nobody knows", "Relu of opset 21 has no", make("Relu", ["x"], ["y"], foo=1))
+    yield node("an attribute of an older opset", "no attribute 'ratio'", make("Dropout", ["x"], ["y"], ratio=0.5))
     yield node("a node without an operator", "the node has no operator (node 'here')", make("", ["x"], ["y"], "here"))
     body = _edited(lambda m: _first_body(m).node[0].input.append("x"), with_nested_bodies())
     yield _case("too many inputs in a body", "GO-304", body, "the node has")
@@ -123,6 +126,25 @@ def _functions() -> Iterator[Case]:
     yield _case("a function that calls itself", "GO-304", calling(("F", "F")), "F -> F")
     yield _case("functions that call each other", "GO-304", calling(("F", "G"), ("G", "F")), "F -> G -> F")
     yield _case("two functions of one name", "GO-304", calling(("F", "H"), ("F", "H")), "same domain")
+
+
+def _function_nodes() -> Iterator[Case]:
+    def case(name: str, said: str, made: onnx.NodeProto, opset: int = 21) -> Case:
+        return _case(name, "GO-304", with_function([made], opset), said)
+
+    make = helper.make_node
+    at = "(node 'here' of function 'F')"
+    yield case("too many inputs in a function", f"Relu takes 1 {at}", make("Relu", ["p", "p"], ["q"], "here"))
+    yield case("an input left out in a function", f"leaves it out {at}", make("Add", ["p", ""], ["q"], "here"))
+    yield case("an attribute missing in a function", f"has none {at}", make("Cast", ["p"], ["q"], "here"))
+    yield case("an attribute nobody knows in a function", f"'foo' {at}", make("Relu", ["p"], ["q"], "here", foo=1))
+    yield case("text for a number in a function", f"is needed {at}", make("Softmax", ["p"], ["q"], "here", axis="abc"))
+    newer = make("Unsqueeze", ["p", "p"], ["q"], "here")
+    yield case("inputs of a newer opset in a function", f"Unsqueeze takes 1 {at}", newer, 11)
+    ends = [[value(name)] for name in ("a", "b")]
+    bodies = [helper.make_graph([make("Relu", ["p", "p"], [e.name], "here")], e.name, [], [e]) for (e,) in ends]
+    inner = make("If", ["p"], ["q"], then_branch=bodies[0], else_branch=bodies[1])
+    yield case("too many inputs in a body of a function", f"Relu takes 1 {at}", inner)
 
 
 def _with_weight(tensor: TensorProto) -> onnx.ModelProto:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
@@ -141,6 +141,23 @@ def with_exotic_attributes() -> onnx.ModelProto:
     sparse = node.attribute.add(name="sparse", type=AttributeProto.SPARSE_TENSOR)
     sparse.sparse_tensor.CopyFrom(helper.make_sparse_tensor(values, indices, [4]))
     return model_of([node], domains={"d": 1})
+
+
+def with_function(
+    body: Sequence[onnx.NodeProto],
+    opset: int = 21,
+    *,
+    called: bool = True,
+    name: tuple[str, str] = ("f", "F"),
+    **given: float | str,
+) -> onnx.ModelProto:
+    """One function q = name(p) of these nodes; it has the attributes that the call gives."""
+    domain, op = name
+    node = helper.make_node(op, ["x"], ["y"], domain=domain, **given) if called else relu()
+    model = model_of([node], domains={domain: 1})
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("f", 1)]
+    model.functions.append(helper.make_function(domain, op, ["p"], ["q"], body, imports, list(given)))
+    return model
 
 
 def with_functions() -> onnx.ModelProto:

@@ -27,7 +27,7 @@ _VIEWS = frozenset(
 
 def mask_fill(scores: gs.Tensor, scope: Scope) -> float | None:
     """The lowest constant that masks ``scores``; ``None`` where they do not look masked."""
-    joint = scope.editor.producer(scores)
+    joint = scope.producer(scores)
     if joint is None or joint.op not in ("Add", "Where") or not in_standard_domain(joint):
         return None
     lowest = min(_constants(scores, scope), default=0.0)
@@ -43,7 +43,7 @@ def _constants(scores: gs.Tensor, scope: Scope) -> Iterator[float]:
             continue
         seen.add(id(tensor))
         value = scope.editor.constant(tensor)
-        node = scope.editor.producer(tensor)
+        node = scope.producer(tensor)
         if value is not None:
             yield from _least(value)
         elif node is not None and in_standard_domain(node):
@@ -66,7 +66,7 @@ def _written(node: gs.Node, scope: Scope) -> Iterator[float]:
         for index in (0, 1):
             factor = scope.constant(node, index)
             if factor is not None and factor.size == 1:
-                before = scope.editor.producer(node.inputs[1 - index])
+                before = scope.producer(node.inputs[1 - index])
                 turned = before is not None and before.op == "Sub"  # (x - 1) · 10000
                 yield from (-abs(number) if turned else number for number in _least(factor))
 
