@@ -10,6 +10,7 @@ smoothed transformer, more where many positions hold nearly the same (padding); 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -77,34 +78,55 @@ def rounded_layers(
             layers.setdefault(unit.reads[0], []).append(unit)
     found: dict[str, RoundedWeight] = {}
     for tensor, moments in _moments(model, layers, samples, target, progress):
-        for unit in layers[tensor]:
-            rounded = _rounded(model, unit, plan, moments)
-            if rounded is not None:
-                found[unit.name] = rounded
+        factors = np.asarray(plan.smoothing.get(tensor, 1.0))
+        order = Order.of(moments.gram / np.multiply.outer(factors, factors))
+        if order is not None:
+            found |= {unit.name: _rounded(model, unit, plan, order) for unit in layers[tensor]}
     return found
 
 
-def compensated_codes(weight: Matrix, scales: npt.NDArray[np.float32], gram: Matrix) -> npt.NDArray[np.int8] | None:
+@dataclass(frozen=True)
+class Order:
+    """In which order a layer's inputs are rounded, and how errors spread to those that follow.
+
+    Attributes:
+        inputs: their indices, those of most power first.
+        factor: [inputs, inputs], upper triangular U with UᵀU = gram⁻¹ in that order.
+    """
+
+    inputs: npt.NDArray[np.int64]
+    factor: Matrix
+
+    @staticmethod
+    def of(gram: Matrix) -> Order | None:
+        """``None`` where moments Σ x·xᵀ, [inputs, inputs], are of no use: no power, or not finite."""
+        power = np.diag(gram)
+        damping = DAMPING * float(power.mean())
+        if not np.isfinite(gram).all() or damping <= 0:
+            return None
+        order = np.argsort(-power, kind="stable")
+        damped = gram[np.ix_(order, order)] + damping * np.eye(len(gram))
+        try:
+            # The mirror image of a lower factor of the mirror image is an upper one; U is its inverse.
+            upper = cholesky(damped[::-1, ::-1], lower=True)[::-1, ::-1]
+            return Order(order, np.asarray(solve_triangular(upper, np.eye(len(gram)), lower=False), np.float64))
+        except LinAlgError:
+            return None
+
+
+def compensated_codes(weight: Matrix, scales: npt.NDArray[np.float32], order: Order) -> npt.NDArray[np.int8]:
     """Codes whose errors make up for each other.
 
     Args:
         weight: [inputs, outputs].
         scales: [outputs].
-        gram: Σ x·xᵀ, [inputs, inputs].
+        order: of the inputs.
 
     Returns:
-        [inputs, outputs]; ``None`` where the moments are of no use: no power, or not finite.
+        [inputs, outputs].
     """
-    power = np.diag(gram)
-    damping = DAMPING * float(power.mean())
-    if not np.isfinite(gram).all() or damping <= 0:
-        return None
-    order = np.argsort(-power, kind="stable")
-    try:
-        factor = _inverse_factor(gram[np.ix_(order, order)] + damping * np.eye(len(gram)))
-    except LinAlgError:
-        return None
-    left = weight[order]
+    factor = order.factor
+    left = weight[order.inputs]
     codes = np.zeros_like(left)
     for start in range(0, len(left), _BLOCK):
         end = min(start + _BLOCK, len(left))
@@ -115,24 +137,14 @@ def compensated_codes(weight: Matrix, scales: npt.NDArray[np.float32], gram: Mat
             left[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
         left[end:] -= factor[start:end, end:].T @ errors
     result = np.empty(codes.shape, np.int8)
-    result[order] = codes
+    result[order.inputs] = codes
     return result
 
 
-def _inverse_factor(gram: Matrix) -> Matrix:
-    """Upper triangular U with UᵀU = gram⁻¹: the inverse of an upper factor of gram, found from its mirror image."""
-    upper = cholesky(gram[::-1, ::-1], lower=True)[::-1, ::-1]
-    return np.asarray(solve_triangular(upper, np.eye(len(gram)), lower=False), np.float64)
-
-
-def _rounded(model: Model, unit: Unit, plan: Plan, moments: Moments) -> RoundedWeight | None:
+def _rounded(model: Model, unit: Unit, plan: Plan, order: Order) -> RoundedWeight:
     axis, grid = channel_axis(unit), Grid.covering(plan.ranges[kernel_input(unit, plan)])
     whole, nearest = in_integers(unit, node_weight(model, unit), plan, grid, None)
-    factors = np.asarray(plan.smoothing.get(unit.reads[0], 1.0))
-    rows = (whole if axis == 1 else whole.T).astype(np.float64)
-    codes = compensated_codes(rows, nearest.scales, moments.gram / np.multiply.outer(factors, factors))
-    if codes is None:
-        return None
+    codes = compensated_codes((whole if axis == 1 else whole.T).astype(np.float64), nearest.scales, order)
     made = RoundedWeight(codes if axis == 1 else codes.T, nearest.scales)
     peaks = peak_codes(unit, whole, plan, grid)
     return made if peaks is None else _pairs_kept(made, nearest, axis, peaks)

@@ -68,11 +68,13 @@ def quantize_weight(
     least = np.where(need > 0, np.maximum(need, SMALLEST_PRODUCT / input_scale), 1.0)
     scales = _luckiest(weight, axis, least)
     codes = _codes(weight, axis, scales).astype(np.int8)
-    bias_scales = np.float32(input_scale) * scales
-    bias_codes = None
-    if bias is not None:
-        bias_codes = np.rint(bias.astype(np.float64) / bias_scales).astype(np.int32)
-    return IntegerWeight(codes, scales, bias_codes, bias_scales)
+    return _with_bias(RoundedWeight(codes, scales), input_scale, bias)
+
+
+def _with_bias(weight: RoundedWeight, input_scale: float, bias: npt.NDArray[np.float32] | None) -> IntegerWeight:
+    bias_scales = np.float32(input_scale) * weight.scales
+    codes = None if bias is None else np.rint(bias.astype(np.float64) / bias_scales).astype(np.int32)
+    return IntegerWeight(weight.codes, weight.scales, codes, bias_scales)
 
 
 def _luckiest(weight: npt.NDArray[np.float32], axis: int, least: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
@@ -210,15 +212,19 @@ def in_integers(
         bias: [channels], in the kernel's unit.
     """
     whole = weight * kernel_multiplier(unit, plan)
+    given = plan.weights.get(unit.name)
+    if given is not None and _holds(given, grid.scale, bias):
+        return whole, _with_bias(given, grid.scale, bias)
     peaks = peak_codes(unit, whole, plan, grid)
-    nearest = quantize_weight(whole, channel_axis(unit), grid.scale, bias, peaks=peaks)
-    return whole, _with_codes(nearest, plan.weights.get(unit.name))
+    return whole, quantize_weight(whole, channel_axis(unit), grid.scale, bias, peaks=peaks)
 
 
-def _with_codes(weight: IntegerWeight, given: RoundedWeight | None) -> IntegerWeight:
-    """The same weight with other codes, if they were made for its scales."""
-    fits = given is not None and np.array_equal(given.scales, weight.scales)
-    return replace(weight, codes=given.codes) if given is not None and fits else weight
+def _holds(weight: RoundedWeight, input_scale: float, bias: npt.NDArray[np.float32] | None) -> bool:
+    """Whether a bias fits the scales that a weight was rounded on."""
+    products = input_scale * weight.scales.astype(np.float64)
+    return bool(products.min() >= SMALLEST_PRODUCT) and (
+        bias is None or bool(np.all(np.abs(bias) <= BIAS_LIMIT * products))
+    )
 
 
 def with_bias(weight: IntegerWeight, bias: npt.NDArray[np.float32]) -> IntegerWeight:
