@@ -35,7 +35,7 @@ _ZERO = {"prune-weights": "sparsity=0.0,min_elements=0", "remove-channels": "rat
 _EAGER = {
     "prune-weights": "min_elements=0",
     "remove-channels": "round_to=1",
-    "quantize": "measure=false,min_sqnr=-1000.0",
+    "quantize": "measure=false,min_sqnr=-1000.0,rounding=on,smoothing=on",
 }
 
 IDLE = tuple(f"{name}:skip='*'" for name in OWN)
