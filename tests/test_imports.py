@@ -44,6 +44,11 @@ def test_nothing_heavy_is_loaded(statement: str) -> None:
     assert not loaded & HEAVY
 
 
+def test_statistics_are_loaded_by_who_measures() -> None:
+    """scipy.stats takes longer to load than everything else together."""
+    assert "scipy" not in loaded_after("import graphopt.api")
+
+
 def test_public_names_are_where_they_claim_to_be() -> None:
     import graphopt
 
