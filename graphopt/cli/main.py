@@ -133,6 +133,7 @@ def _invoke(words: list[str]) -> int:
 
 
 def _report(error: Exception, words: list[str]) -> int:
+    limits.lift()  # the report must not run out of what the command ran out of
     from graphopt.cli.errors import report_error
 
     return report_error(error, debug="--debug" in words, as_json="--json" in words)

@@ -17,6 +17,7 @@ from graphopt.blackbox import doing
 from graphopt.data.check import fed_defaults
 from graphopt.data.samples import Samples
 from graphopt.errors import (
+    MORE_MEMORY,
     GraphoptError,
     InternalError,
     LimitError,
@@ -237,8 +238,7 @@ def _bug(step: Step, error: Exception) -> GraphoptError:
         hint = "make a new array and hand it to editor.set_constant"
         return PassError("GO-802", f"{step.name} edited a weight in place", hint=hint)
     if isinstance(error, MemoryError):
-        why, hint = str(error) or None, "give it more with --max-memory, or fewer or smaller samples"
-        return LimitError("GO-701", f"{step.name} ran out of memory", why=why, hint=hint)
+        return LimitError("GO-701", f"{step.name} ran out of memory", why=str(error) or None, hint=MORE_MEMORY)
     what, hint = f"{step.name} raised {type(error).__name__}", "--debug shows the traceback"
     if step.rewrite.__class__.__module__.startswith("graphopt.passes"):
         return InternalError("GO-900", what, why=str(error), hint=hint)

@@ -76,6 +76,8 @@ class Registry:
         found = self._find(name)
         try:
             loaded = found.entry.load()
+        except MemoryError:
+            raise  # of the process, not of the pass
         except Exception as error:
             raise UsageError(
                 "GO-206",
