@@ -79,7 +79,11 @@ from graphopt.report.terminal import print_report
 )
 @target_options
 @click.option("--overwrite", is_flag=True, help="Replace an existing output.")
-@click.option("--report", type=MODEL, help="Report file.  [default: OUT.graphopt.json]")
+@click.option(
+    "--report",
+    type=MODEL,
+    help="Report file.  [default: OUT.graphopt.json; OUT.graphopt.failed.json where no model is written]",
+)
 @limit_options
 @output_options
 def command(models: tuple[Path, ...], output: str, **words: Any) -> None:
@@ -144,11 +148,11 @@ def _run_one(
     report = write_result(result, destination, command=("graphopt", *(click.get_current_context().obj or ())))
     if report.output is None and destination.model.exists():
         earlier = f"{destination.model} is of an earlier run and was left as it was"
-        click.echo(f"warning: {earlier}; {destination.report} tells of this run", err=True)
+        click.echo(f"warning: {earlier}; {destination.place_of(report)} tells of this run", err=True)
     if words["as_json"]:
         show(report)
     else:
-        print_report(report, report_path=str(destination.report), verbose=words["verbose"] > 0)
+        print_report(report, report_path=str(destination.place_of(report)), verbose=words["verbose"] > 0)
     return result.exit_code
 
 

@@ -20,12 +20,18 @@ class Destination:
     Attributes:
         model: the model file.
         report: the report file.
-        overwrite: whether both may replace what is there.
+        failed: where the report of a run goes that wrote no model; replaced without asking.
+        overwrite: whether model and report may replace what is there.
     """
 
     model: Path
     report: Path
+    failed: Path
     overwrite: bool
+
+    def place_of(self, report: Report) -> Path:
+        """Where this report goes: only beside a model that it tells of."""
+        return self.failed if report.output is None else self.report
 
 
 def plan_outputs(models: Sequence[Path], output: str, report: Path | None, *, overwrite: bool) -> list[Destination]:
@@ -35,7 +41,8 @@ def plan_outputs(models: Sequence[Path], output: str, report: Path | None, *, ov
         models: the input models.
         output: a file; or a folder, which is made where it is missing: for several models, where it is one, and where
             it ends on a slash, which a ``Path`` would lose.
-        report: the report file; ``None``: beside the model.
+        report: the report file, whatever the run comes to; ``None``: beside the model, and where none is written under
+            a name of its own, so that an older model keeps the report that tells of it.
         overwrite: whether files may be replaced.
 
     Raises:
@@ -54,7 +61,8 @@ def plan_outputs(models: Sequence[Path], output: str, report: Path | None, *, ov
         if not place.is_dir():
             _make_folder(place)
     found = [
-        Destination(f, report or f.with_name(f"{f.name.removesuffix('.onnx')}.graphopt.json"), overwrite) for f in files
+        Destination(f, report or _beside(f, ".graphopt.json"), report or _beside(f, ".graphopt.failed.json"), overwrite)
+        for f in files
     ]
     for destination, model in zip(found, models, strict=True):
         _check(destination, model)
@@ -76,7 +84,7 @@ def write_result(result: Result, destination: Destination, *, command: tuple[str
     if report.output is not None:
         result.model.save(destination.model, overwrite=destination.overwrite)
         report = report.model_copy(update={"output": report.output.model_copy(update={"path": str(destination.model)})})
-    write_text(destination.report, report.to_json())
+    write_text(destination.place_of(report), report.to_json())
     return report
 
 
@@ -106,6 +114,10 @@ def write_text(path: Path, text: str) -> None:
             staged.unlink(missing_ok=True)
 
 
+def _beside(model: Path, ending: str) -> Path:
+    return model.with_name(model.name.removesuffix(".onnx") + ending)
+
+
 def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
@@ -114,7 +126,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _check(destination: Destination, source: Path) -> None:
-    for path in (destination.model, destination.report):
+    for path in (destination.model, destination.report, destination.failed):
         folder = path.parent
         if not folder.is_dir():
             raise OutputError("GO-501", "the output folder does not exist", where=str(folder), hint="make it first")
@@ -122,8 +134,8 @@ def _check(destination: Destination, source: Path) -> None:
             raise OutputError("GO-501", "the output folder is not writable", where=str(folder))
         if path.is_dir():
             raise OutputError("GO-501", "the output is a folder", where=str(path))
-        if path.exists() and not destination.overwrite:
-            raise OutputError("GO-502", "the output exists", where=str(path), hint="--overwrite replaces it")
+    if not destination.overwrite:
+        _check_free(destination)
     if destination.model.exists() and source.exists() and destination.model.samefile(source):
         raise OutputError(
             "GO-502",
@@ -131,3 +143,18 @@ def _check(destination: Destination, source: Path) -> None:
             where=str(source),
             hint="the input is never changed: write elsewhere",
         )
+
+
+def _check_free(destination: Destination) -> None:
+    kept = [destination.model] if _tells_of_no_model(destination.report) else [destination.model, destination.report]
+    for path in kept:
+        if path.exists():
+            raise OutputError("GO-502", "the output exists", where=str(path), hint="--overwrite replaces it")
+
+
+def _tells_of_no_model(path: Path) -> bool:
+    """Whether it is the report of a run that wrote no model: nothing is lost with it when the run is tried again."""
+    try:
+        return Report.from_json(path.read_text(encoding="utf-8")).output is None
+    except (OSError, ValueError):
+        return False

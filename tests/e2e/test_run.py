@@ -205,14 +205,33 @@ def test_a_collapse_that_no_gate_stood_in_front_of_is_said_aloud(cnn: Path, few:
     assert not any("no gate was set" in text for text in gated.report.warnings)
 
 
-def test_an_older_output_beside_a_failed_gate_is_named(cli: Cli, cnn: Path, few: Path, tmp_path: Path) -> None:
+GATE_FAILS = ("--pass", "prune-weights:sparsity=0.99", "--min-sqnr", "60", "--no-measure")
+
+
+def test_an_older_output_beside_a_failed_gate_keeps_its_report(cli: Cli, cnn: Path, few: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    out.write_bytes(b"older")
-    words = ("--pass", "prune-weights:sparsity=0.99", "--data", few, "--min-sqnr", "60", "--no-measure", "--overwrite")
-    done = cli("run", cnn, "-o", out, *words)
+    assert cli("run", cnn, "-o", out, "--pass", "simplify", "--no-measure").code == 0
+    older = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    done = cli("run", cnn, "-o", out, *GATE_FAILS, "--data", few, "--overwrite")
     assert done.code == 1, done.err
-    assert out.read_bytes() == b"older"
-    assert "of an earlier run" in done.err
+    assert older.items() <= {path: path.read_bytes() for path in tmp_path.iterdir()}.items()
+    assert "of an earlier run" in done.err and "out.graphopt.failed.json tells of this run" in done.err
+    assert json.loads((tmp_path / "out.graphopt.failed.json").read_text())["output"] is None
+
+
+@pytest.mark.parametrize("named", [(), ("--report", "named.json")])
+def test_a_failed_gate_does_not_stand_in_the_way_of_the_next_try(
+    cli: Cli, cnn: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("run", cnn, "-o", "out.onnx", *named)
+    for _ in range(2):
+        assert cli(*words, *GATE_FAILS, "--data", few).code == 1
+    left = "named.json" if named else "out.graphopt.failed.json"
+    assert [path.name for path in tmp_path.iterdir()] == [left]
+    assert cli(*words, "--pass", "simplify", "--no-measure").code == 0
+    again = cli(*words, "--pass", "simplify", "--no-measure")
+    assert (again.code, "GO-502" in again.err) == (5, True)
 
 
 def test_calibration_samples_judge_nothing(cnn: Path, few: Path) -> None:
