@@ -320,12 +320,17 @@ def _compared(found: ValidationRecord, width: int, verbose: bool) -> Iterator[Li
 
 
 def _fidelity(record: OutputRecord) -> float:
+    if record.finite_share == 0.0:
+        return -float("inf")
     if record.sqnr_db is not None:
         return record.sqnr_db
     return float("inf") if record.agreement in (None, 1.0) else 0.0
 
 
 def _output(record: OutputRecord) -> str:
+    if record.finite_share == 0.0:
+        elsewhere = f", {record.nan_mismatch} of them not so in the other model" if record.nan_mismatch else ""
+        return f"nothing was compared: all elements of the original are NaN or infinite{elsewhere}"
     if record.kind == "discrete":
         text = f"{fraction(record.agreement or 0.0)} of the elements are equal"
         return text + (f", shape differs on {record.shape_mismatch} samples" if record.shape_mismatch else "")

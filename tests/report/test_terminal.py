@@ -102,6 +102,16 @@ def test_discrete_and_identical_outputs_have_their_own_words():
     assert line_with(text, "same").split() == ["same", "identical"]
 
 
+def test_an_output_that_holds_no_number_is_not_called_identical():
+    blind = {"kind": "float", "sqnr_db": float("inf"), "worst_sqnr_db": float("inf"), "max_abs": 0.0}
+    outputs = tuple(OutputRecord(name=f"dead{i}", **blind, finite_share=0.0, nan_mismatch=i) for i in range(2))
+    told = validation(5).model_copy(update={"outputs": (*validation(5).outputs, *outputs)})
+    text = render(report(validation=(told,)))
+    assert "identical" not in text
+    assert "nothing was compared: all elements of the original are NaN or infinite" in line_with(text, "dead0")
+    assert "1 of them not so in the other model" in " ".join(text.split())
+
+
 def test_two_providers_are_told_apart():
     two = (latency(), latency(3.0, 2.9, 3.1, "CUDAExecutionProvider"))
     text = render(report(latency=two))
