@@ -113,25 +113,29 @@ class Inventory:
         if wiring:
             lines += [f"  {'node':<48} {'operator':<14} inputs -> outputs"]
             lines += [f"  {n.name:<48} {n.op:<14} {', '.join(n.inputs)} -> {', '.join(n.outputs)}" for n in self.wiring]
-        if self.functions:
-            names = _shortened(self.functions, SHOWN_NAMES)
-            lines.append(f"note: what local functions hold and do is not counted ({len(self.functions)}: {names})")
         if self.metadata:
             lines.append(f"metadata keys: {', '.join(self.metadata)}")
+        return lines
+
+    def notes(self, *, layers: bool = False) -> list[str]:
+        """What a user should know before optimizing it, a line each.
+
+        Args:
+            layers: name each initializer that is also an input, not the first few only.
+        """
+        found = []
+        if self.functions:
+            names = _shortened(self.functions, SHOWN_NAMES)
+            found.append(f"what local functions hold and do is not counted ({len(self.functions)}: {names})")
         if self.quantized:
-            lines.append("note: it already holds Q/DQ nodes; passes leave them alone")
+            found.append("it already holds Q/DQ nodes; passes leave them alone")
         if self.space_only:
             what = f"weights behind DequantizeLinear whose layers compute in float: {self.space_only}"
-            lines.append(f"note: {what}; --dequantize-constants folds them: faster, but a larger file")
-        return [*lines, *self._listed(len(self.overridable) if layers else SHOWN_NAMES)]
-
-    def _listed(self, most: int) -> list[str]:
-        """The initializers that are also inputs, at most so many by name."""
-        if not self.overridable:
-            return []
-        names = _shortened(self.overridable, most)
-        count = len(self.overridable)
-        return [f"note: {count} initializers are also inputs, so the runtime cannot fold them: {names}"]
+            found.append(f"{what}; --dequantize-constants folds them: faster, but a larger file")
+        if count := len(self.overridable):
+            names = _shortened(self.overridable, count if layers else SHOWN_NAMES)
+            found.append(f"{count} initializers are also inputs, so the runtime cannot fold them: {names}")
+        return [f"note: {text}" for text in found]
 
 
 def _shortened(names: tuple[str, ...], most: int) -> str:

@@ -32,7 +32,9 @@ def command(model: Path, no_measure: bool, as_json: bool, quiet: bool, verbose: 
         told = {} if gain is None else {"freezing": {"speedup": gain.ratio, "low": gain.low, "high": gain.high}}
         click.echo(json.dumps(facts.as_dict() | told, indent=2))
         return
-    for line in facts.lines(layers=verbose > 0, wiring=verbose > 1):
-        click.echo(line)
+    lines = facts.lines(layers=verbose > 0, wiring=verbose > 1)
+    if not quiet:
+        lines += facts.notes(layers=verbose > 0)
     if gain is not None:
-        click.echo(f"      {describe_gain(gain, len(facts.overridable))}")
+        lines.append(f"      {describe_gain(gain, len(facts.overridable))}")
+    click.echo("\n".join(lines))

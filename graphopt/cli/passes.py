@@ -22,7 +22,7 @@ def command(name: str | None, as_json: bool, quiet: bool, verbose: int, debug: b
     """List the installed passes; with NAME, its card and its options."""
     registry = Registry.discover()
     if name is None:
-        _list(registry, as_json)
+        _list(registry, as_json, quiet)
         return
     cls = registry.load(name)
     facts = describe(cls, registry.source(name))
@@ -32,14 +32,15 @@ def command(name: str | None, as_json: bool, quiet: bool, verbose: int, debug: b
         _print_one(cls, facts)
 
 
-def _list(registry: Registry, as_json: bool) -> None:
+def _list(registry: Registry, as_json: bool, quiet: bool) -> None:
     found, broken = [], []
     for name in registry.names():
         try:
             found.append(describe(registry.load(name), registry.source(name)))
         except UsageError as error:
             broken.append({"name": name, "source": registry.source(name), "error": error.as_dict()})
-            click.echo(f"warning: {error}", err=True)
+            if not quiet:
+                click.echo(f"warning: {error}", err=True)
     if as_json:
         click.echo(json.dumps([*found, *broken], indent=2))
         return

@@ -146,7 +146,7 @@ def _run_one(
 ) -> int:
     result = request.run(model)
     report = write_result(result, destination, command=("graphopt", *(click.get_current_context().obj or ())))
-    if report.output is None and destination.model.exists():
+    if report.output is None and destination.model.exists() and not words["quiet"]:
         earlier = f"{destination.model} is of an earlier run and was left as it was"
         click.echo(f"warning: {earlier}; {destination.place_of(report)} tells of this run", err=True)
     if words["as_json"]:

@@ -37,6 +37,7 @@ from graphopt.report.text import (
     seconds,
     significant,
     size,
+    takes_escapes,
     wrap,
 )
 
@@ -73,18 +74,19 @@ def print_report(report: Report, *, report_path: str = "", verbose: bool = False
 
 
 def print_lines(lines_for: Callable[[int], Iterable[Line]], stream: TextIO | None = None) -> None:
-    """Write lines, in colour on a terminal, else as plain text.
+    """Write lines, in colour on a terminal, else or with ``NO_COLOR`` as plain text.
 
     Args:
         lines_for: gives the lines for a number of columns.
         stream: where to write instead of standard output.
     """
     out = stream or sys.stdout
-    if out.isatty():
-        width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
-        _print_styled(list(lines_for(max(width, LEAST_WIDTH))), out, width)
+    width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if out.isatty() else PLAIN_WIDTH
+    lines = list(lines_for(max(width, LEAST_WIDTH)))
+    if takes_escapes(out):
+        _print_styled(lines, out, width)
     else:
-        out.write(encodable(as_text(lines_for(PLAIN_WIDTH)), out.encoding))
+        out.write(encodable(as_text(lines), out.encoding))
 
 
 def render(report: Report, *, width: int = PLAIN_WIDTH, report_path: str = "", verbose: bool = False) -> str:

@@ -55,7 +55,7 @@ def test_what_is_inside_bodies_counts_and_is_said_to():
 def test_what_local_functions_do_is_said_not_to_count():
     found = inventory(Model.from_proto(in_function(conv_bn_relu())))
     assert found.functions == ("graphopt.testing.Inner",)
-    assert "note: what local functions hold and do is not counted (1: graphopt.testing.Inner)" in found.lines()
+    assert "note: what local functions hold and do is not counted (1: graphopt.testing.Inner)" in found.notes()
 
 
 def test_as_json():

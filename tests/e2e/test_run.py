@@ -217,6 +217,7 @@ def test_an_older_output_beside_a_failed_gate_keeps_its_report(cli: Cli, cnn: Pa
     assert older.items() <= {path: path.read_bytes() for path in tmp_path.iterdir()}.items()
     assert "of an earlier run" in done.err and "out.graphopt.failed.json tells of this run" in done.err
     assert json.loads((tmp_path / "out.graphopt.failed.json").read_text())["output"] is None
+    assert cli("run", cnn, "-o", out, *GATE_FAILS, "--data", few, "--overwrite", "-q").err == ""
 
 
 @pytest.mark.parametrize("named", [(), ("--report", "named.json")])

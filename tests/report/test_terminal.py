@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.cli.progress import make_progress
+from graphopt.progress import Silent
 from graphopt.report.schema import OutputRecord, PassRecord, Verdict
 from graphopt.report.terminal import encodable, print_report, render
 from graphopt.report.text import (
@@ -146,12 +148,15 @@ def test_a_terminal_gets_colours_and_the_same_words(monkeypatch):
     assert [line.rstrip() for line in bare.splitlines()] == render(report()).splitlines()
 
 
-def test_no_color_is_obeyed(monkeypatch):
+def test_no_color_means_no_escape_sequence_at_all(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
     print_report(report(), stream=out)
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", out.getvalue())
+    assert out.getvalue() == render(report(), width=80)
+    monkeypatch.setattr("sys.stderr", out)
+    assert isinstance(make_progress(quiet=False), Silent)
 
 
 def test_names_from_a_model_cannot_steer_the_terminal():
