@@ -48,10 +48,9 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Suggest the nearest command for a name that does not exist."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
+            from graphopt.nearest import did_you_mean
 
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"no such command {args[0]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            ctx.fail(", ".join(filter(None, (f"no such command {args[0]!r}", did_you_mean(args[0], COMMANDS)))))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
