@@ -81,8 +81,10 @@ class Inventory:
         return sum(layer.macs for layer in self.layers)
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures as JSON can hold them."""
+        """The document ``graphopt/inspect``, version 1: the figures as JSON can hold them."""
         return {
+            "schema_id": "graphopt/inspect",
+            "schema_version": 1,
             **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()},
             "ops": dict(self.ops),
             "opsets": dict(self.opsets),

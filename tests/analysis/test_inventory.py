@@ -60,6 +60,8 @@ def test_what_local_functions_do_is_said_not_to_count():
 
 def test_as_json():
     found = json.loads(json.dumps(inventory(Model.from_proto(conv_bn_relu())).as_dict()))
+    assert list(found)[:2] == ["schema_id", "schema_version"]
+    assert (found["schema_id"], found["schema_version"]) == ("graphopt/inspect", 1)
     assert {"name", "op", "macs", "parameters", "bytes"} == set(found["layers"][0])
     assert {"name", "op", "inputs", "outputs"} == set(found["wiring"][0])
     assert found["macs"] == sum(layer["macs"] for layer in found["layers"])
