@@ -29,7 +29,7 @@ from graphopt.errors import (
 )
 from graphopt.model.model import Model
 from graphopt.pipeline.checks import Grounds, numeric_checks, structural_checks, training_conflict
-from graphopt.pipeline.contract import PassContext, PassResult, Refusal, Safety
+from graphopt.pipeline.contract import NO_SAMPLES, PassContext, PassResult, Refusal, Safety
 from graphopt.pipeline.outcome import CheckResult, Outcome, OutcomeKind, Stage
 from graphopt.pipeline.plan import require_calibration
 from graphopt.pipeline.recipe import Step
@@ -138,6 +138,8 @@ class PassManager:
         )
         try:
             rewrite.requires(ctx)
+            if rewrite.needs_samples and self.samples is None:
+                raise Refusal(NO_SAMPLES)
             result = rewrite.run(ctx)
         except Refusal as refusal:
             where = f" ({refusal.where})" if refusal.where else ""
@@ -177,8 +179,6 @@ class PassManager:
             return "the model carries training_info, which refers to its weights as they are"
         if blind and not step.named and approximate and self.validate:
             return f"the model cannot be run to check it: {self.grounds.why_not}"
-        if rewrite.needs_samples and self.samples is None:
-            return "" if step.named else "there are no calibration samples: give --data, or --calib and --eval"
         if rewrite.needs_samples and blind and not (step.named and self.validate):
             return f"it has to run the model: {self.grounds.why_not}"
         return ""
