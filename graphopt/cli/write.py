@@ -12,6 +12,8 @@ from graphopt.api import Result
 from graphopt.errors import OutputError, UsageError
 from graphopt.report.schema import Report
 
+_SLASHES = (os.sep, os.altsep or os.sep)
+
 
 @dataclass(frozen=True)
 class Destination:
@@ -46,11 +48,11 @@ def plan_outputs(models: Sequence[Path], output: str, report: Path | None, *, ov
         overwrite: whether files may be replaced.
 
     Raises:
-        UsageError: GO-201, several models with one report, or two models of one name.
+        UsageError: GO-201, several models with one report or one model file to write, or two models of one name.
         OutputError: GO-501 not writable, GO-502 exists.
     """
     place = Path(output)
-    if len(models) == 1 and not place.is_dir() and not output.endswith((os.sep, os.altsep or os.sep)):
+    if len(models) == 1 and not place.is_dir() and not output.endswith(_SLASHES):
         files = [place]
     else:
         files = [place / model.name for model in models]
@@ -59,6 +61,7 @@ def plan_outputs(models: Sequence[Path], output: str, report: Path | None, *, ov
         if len(set(files)) < len(files):
             raise UsageError("GO-201", "two models have the same file name", hint="run them into different folders")
         if not place.is_dir():
+            _require_folder_name(place, output)
             _make_folder(place)
     found = [
         Destination(f, report or _beside(f, ".graphopt.json"), report or _beside(f, ".graphopt.failed.json"), overwrite)
@@ -116,6 +119,17 @@ def write_text(path: Path, text: str) -> None:
 
 def _beside(model: Path, ending: str) -> Path:
     return model.with_name(model.name.removesuffix(".onnx") + ending)
+
+
+def _require_folder_name(place: Path, output: str) -> None:
+    """Refuse to make a folder that is called like a model: who wrote it meant a file."""
+    if place.suffix == ".onnx" and not output.endswith(_SLASHES):
+        raise UsageError(
+            "GO-201",
+            "several models need a folder to go into, and -o names a model file",
+            where=output,
+            hint=f"-o {place.with_suffix('')}/",
+        )
 
 
 def _make_folder(folder: Path) -> None:
