@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from graphopt.cli.options import output_options
 from graphopt.errors import UsageError
-from graphopt.pipeline.contract import Pass
-from graphopt.pipeline.describe import describe
-from graphopt.pipeline.registry import Registry
+
+if TYPE_CHECKING:
+    from graphopt.pipeline.contract import Pass
+    from graphopt.pipeline.registry import Registry
 
 
 @click.command("passes")
@@ -20,6 +21,9 @@ from graphopt.pipeline.registry import Registry
 @output_options
 def command(name: str | None, as_json: bool, quiet: bool, verbose: int, debug: bool) -> None:
     """List the installed passes; with NAME, its card and its options."""
+    from graphopt.pipeline.describe import describe
+    from graphopt.pipeline.registry import Registry
+
     registry = Registry.discover()
     if name is None:
         _list(registry, as_json, quiet)
@@ -33,6 +37,8 @@ def command(name: str | None, as_json: bool, quiet: bool, verbose: int, debug: b
 
 
 def _list(registry: Registry, as_json: bool, quiet: bool) -> None:
+    from graphopt.pipeline.describe import describe
+
     found, broken = [], []
     for name in registry.names():
         try:

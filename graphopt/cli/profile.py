@@ -8,10 +8,6 @@ from typing import Any
 import click
 
 from graphopt.cli.options import MODEL, output_options, sample_options, target_options
-from graphopt.cli.pair import conditions_of
-from graphopt.profiling import profile_model
-from graphopt.report.profile import profile_lines
-from graphopt.report.terminal import print_lines
 
 
 @click.command("profile")
@@ -35,6 +31,11 @@ def command(model: Path, **words: Any) -> None:
     Node times are wall time from onnxruntime's profiler. The session's own time without the
     profiler stands beside their sum; neither is adjusted to the other.
     """
+    from graphopt.cli.pair import conditions_of
+    from graphopt.profiling import profile_model
+    from graphopt.report.profile import profile_lines
+    from graphopt.report.terminal import print_lines
+
     found = profile_model(
         model,
         conditions_of(words),
