@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options, sample_options, target_options
 
 
@@ -23,6 +24,7 @@ from graphopt.cli.options import MODEL, output_options, sample_options, target_o
 )
 @click.option("--no-denormals", is_flag=True, help="Do not look for nodes that denormals slow down.")
 @target_options
+@limit_options
 @output_options
 def command(model: Path, **words: Any) -> None:
     """Say where MODEL's time goes: per operator and per node, with what the provider fused, reordered and added.

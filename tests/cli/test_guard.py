@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 
 from graphopt.blackbox import BlackBox, doing
 from graphopt.cli import guard, limits
+from tests.conftest import Cli
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX forks")
 
@@ -84,7 +85,7 @@ def test_a_limit_with_hardly_any_room_is_an_error_too(cnn: Path, tmp_path: Path)
 
 
 @counted
-@pytest.mark.parametrize("command", ["run", "inspect", "check"])
+@pytest.mark.parametrize("command", ["run", "inspect", "check", "profile"])
 def test_a_limit_that_the_runtime_alone_exceeds_is_said_to_be(cnn: Path, tmp_path: Path, command: str) -> None:
     words = ["-o", "out.onnx"] if command == "run" else []
     done = graphopt(tmp_path, command, cnn, *words, "--max-memory", "50MB", "--json")
@@ -93,6 +94,12 @@ def test_a_limit_that_the_runtime_alone_exceeds_is_said_to_be(cnn: Path, tmp_pat
     assert (error["code"], error["where"]) == ("GO-701", "50 MB")
     assert "too small to load onnxruntime" in error["what"] and " MB " in error["why"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", sorted(guard.GUARDED))
+def test_every_command_that_opens_models_takes_limits(cli: Cli, command: str) -> None:
+    told = cli(command, "--help").out
+    assert all(option in told for option in ("--timeout", "--max-memory", "--in-process"))
 
 
 def test_what_does_not_listen_to_the_time_limit_is_ended(cnn: Path, tmp_path: Path) -> None:
