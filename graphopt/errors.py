@@ -59,6 +59,9 @@ CODES: dict[str, str] = {
 }
 """Code → its one-line title. A code that is not listed here cannot be raised."""
 
+MORE_MEMORY = "give it more with --max-memory, or fewer or smaller samples"
+"""What to do where memory ran out."""
+
 
 class GraphoptError(Exception):
     """Root of every error raised on purpose.

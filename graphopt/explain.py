@@ -6,7 +6,6 @@ who wrote the class.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import types
@@ -17,6 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+
+from graphopt.nearest import did_you_mean
 
 _PLAIN: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "multiple_of": "multiple of"}
@@ -125,8 +126,7 @@ def _problem(item: Mapping[str, Any], place: _Place) -> str:
 
 def _nearest(key: object, table: type[BaseModel]) -> str:
     known = [field.alias or name for name, field in table.model_fields.items()]
-    near = difflib.get_close_matches(str(key), known, n=1)
-    return f", did you mean {near[0]!r}?" if near else f", there are {', '.join(known)}"
+    return f", {did_you_mean(str(key), known) or 'there are ' + ', '.join(known)}"
 
 
 def _takes(field: FieldInfo, *, entry: bool) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from typing import ClassVar
 
 from pydantic import Field
 
 from graphopt.errors import UsageError
+from graphopt.nearest import did_you_mean
 from graphopt.pipeline.contract import (
     TIMED_NOTE,
     Json,
@@ -118,8 +118,7 @@ class FreezeInitializers(Pass[FreezeOptions]):
         """
         for pattern in self.options.keep:
             if found.names and not any(fnmatch.fnmatchcase(name, pattern) for name in found.names):
-                near = difflib.get_close_matches(pattern, found.names, n=3)
-                hint = f"did you mean {', '.join(near)}?" if near else "`graphopt inspect -v` lists them"
+                hint = did_you_mean(pattern, found.names, most=3) or "`graphopt inspect -v` lists them"
                 raise UsageError("GO-207", f"`keep` names {pattern!r}, which is no input with a default", hint=hint)
 
     def _why_kept(self, name: str, found: Listing, ctx: PassContext) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from graphopt.cli.main import COMMANDS
+
 HEAVY = {"numpy", "onnx", "onnxruntime", "onnx_graphsurgeon", "scipy", "pydantic", "rich", "ml_dtypes", "PIL"}
 
 
@@ -42,6 +44,17 @@ def test_nothing_heavy_is_loaded(statement: str) -> None:
     loaded = loaded_after(statement)
     assert "graphopt" in loaded
     assert not loaded & HEAVY
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+@pytest.mark.parametrize("word", ["--help", "--no-such-option"])
+def test_a_command_that_is_not_run_loads_nothing_heavy_either(command: str, word: str) -> None:
+    assert not loaded_after(f"from graphopt.cli.main import main; main({[command, word]})") & HEAVY
+
+
+def test_statistics_are_loaded_by_who_measures() -> None:
+    """scipy.stats takes longer to load than everything else together."""
+    assert "scipy" not in loaded_after("import graphopt.api")
 
 
 def test_public_names_are_where_they_claim_to_be() -> None:

@@ -32,9 +32,13 @@ class NodeCost:
 
 
 def node_costs(model: Model) -> tuple[NodeCost, ...]:
-    """Costs of the top-level nodes, in graph order. A weight that several nodes read counts for each."""
+    """Costs of all nodes, in graph order, those of bodies after the others.
+
+    A weight that several nodes read counts for each. A body of If, Loop or Scan counts as run once; sizes that shape
+    inference finds outside a body may stay open inside it. What local functions do inside is not counted.
+    """
     found = []
-    for node in model.editor.nodes():
+    for node, _ in model.editor.all_nodes():
         constants = [c for t in node.inputs if (c := model.editor.constant(t)) is not None]
         count = _MACS.get(node.op)
         macs = count(model, node) if count is not None and in_standard_domain(node) else 0
@@ -45,7 +49,7 @@ def node_costs(model: Model) -> tuple[NodeCost, ...]:
 
 
 def total_macs(model: Model) -> int:
-    """Multiply-accumulates of the whole top-level graph."""
+    """Multiply-accumulates of the whole model, counted as in ``node_costs``."""
     return sum(cost.macs for cost in node_costs(model))
 
 

@@ -44,7 +44,7 @@ class Inventory:
         outputs: likewise.
         overridable: names of initializers that are also inputs.
         ops: op type (domain-qualified outside ai.onnx) → count, subgraph bodies included, most frequent first.
-        nodes: top-level nodes.
+        nodes: all nodes, those in bodies included.
         parameters: elements of all weights.
         weight_bytes: their size.
         opsets: domain → version.
@@ -52,8 +52,9 @@ class Inventory:
         metadata: the model's own metadata keys.
         quantized: whether it holds QuantizeLinear or DequantizeLinear.
         space_only: weights behind DequantizeLinear whose layers compute in float all the same.
-        bodies: nodes inside If, Loop and Scan bodies.
-        layers: the nodes that multiply matrices or hold weights, in graph order.
+        bodies: of them, nodes inside If, Loop and Scan bodies.
+        functions: local functions, domain-qualified; nothing inside them is counted.
+        layers: the nodes that multiply matrices or hold weights, in graph order, those in bodies last.
         wiring: each top-level node, in graph order: all that a selection can name.
     """
 
@@ -70,17 +71,20 @@ class Inventory:
     quantized: bool
     space_only: int
     bodies: int
+    functions: tuple[str, ...]
     layers: tuple[NodeCost, ...]
     wiring: tuple[Wired, ...]
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the top-level graph; a dimension known only at run time counts as 1."""
+        """Multiply-accumulates; a dimension known only at run time counts as 1, a body as run once."""
         return sum(layer.macs for layer in self.layers)
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures as JSON can hold them."""
+        """The document ``graphopt/inspect``, version 1: the figures as JSON can hold them."""
         return {
+            "schema_id": "graphopt/inspect",
+            "schema_version": 1,
             **{key: list(value) if isinstance(value, tuple) else value for key, value in vars(self).items()},
             "ops": dict(self.ops),
             "opsets": dict(self.opsets),
@@ -98,10 +102,11 @@ class Inventory:
         """
         lines = [f"input   {text}" for text in self.inputs] + [f"output  {text}" for text in self.outputs]
         lines.append(f"opset   {', '.join(f'{d} {v}' for d, v in self.opsets)}, IR {self.ir_version}")
-        inside = f", {self.bodies} more in subgraph bodies" if self.bodies else ""
+        inside = f", {self.bodies:,} of them in bodies of If, Loop and Scan" if self.bodies else ""
+        taken = "open dimensions taken as 1" + (", each body as run once" if self.bodies else "")
         lines.append(f"nodes   {self.nodes:,}{inside}")
         lines.append(f"weights {self.parameters:,} parameters, {self.weight_bytes / 1e6:,.2f} MB")
-        lines.append(f"work    {self.macs:,} multiply-adds (open dimensions taken as 1)")
+        lines.append(f"work    {self.macs:,} multiply-adds ({taken})")
         width = max((len(op) for op, _ in self.ops), default=0)
         lines += [f"  {op:<{width}} {count:>6,}" for op, count in self.ops]
         if layers:
@@ -112,20 +117,31 @@ class Inventory:
             lines += [f"  {n.name:<48} {n.op:<14} {', '.join(n.inputs)} -> {', '.join(n.outputs)}" for n in self.wiring]
         if self.metadata:
             lines.append(f"metadata keys: {', '.join(self.metadata)}")
+        return lines
+
+    def notes(self, *, layers: bool = False) -> list[str]:
+        """What a user should know before optimizing it, a line each.
+
+        Args:
+            layers: name each initializer that is also an input, not the first few only.
+        """
+        found = []
+        if self.functions:
+            names = _shortened(self.functions, SHOWN_NAMES)
+            found.append(f"what local functions hold and do is not counted ({len(self.functions)}: {names})")
         if self.quantized:
-            lines.append("note: it already holds Q/DQ nodes; passes leave them alone")
+            found.append("it already holds Q/DQ nodes; passes leave them alone")
         if self.space_only:
             what = f"weights behind DequantizeLinear whose layers compute in float: {self.space_only}"
-            lines.append(f"note: {what}; --dequantize-constants folds them: faster, but a larger file")
-        return [*lines, *self._listed(len(self.overridable) if layers else SHOWN_NAMES)]
+            found.append(f"{what}; --dequantize-constants folds them: faster, but a larger file")
+        if count := len(self.overridable):
+            names = _shortened(self.overridable, count if layers else SHOWN_NAMES)
+            found.append(f"{count} initializers are also inputs, so the runtime cannot fold them: {names}")
+        return [f"note: {text}" for text in found]
 
-    def _listed(self, most: int) -> list[str]:
-        """The initializers that are also inputs, at most so many by name."""
-        if not self.overridable:
-            return []
-        names = ", ".join(self.overridable[:most]) + (" ..." if len(self.overridable) > most else "")
-        count = len(self.overridable)
-        return [f"note: {count} initializers are also inputs, so the runtime cannot fold them: {names}"]
+
+def _shortened(names: tuple[str, ...], most: int) -> str:
+    return ", ".join(names[:most]) + (" ..." if len(names) > most else "")
 
 
 def inventory(model: Model) -> Inventory:
@@ -150,6 +166,7 @@ def inventory(model: Model) -> Inventory:
         space_only=sum(not reason for _, reason in quantized_weights(model)),
         quantized=any(op in ("QuantizeLinear", "DequantizeLinear") for op in ops),
         bodies=bodies,
+        functions=tuple(f"{domain}.{name}" for domain, name in model.functions),
         layers=tuple(cost for cost in node_costs(model) if cost.macs or cost.parameters),
         wiring=tuple(_wired(model)),
     )

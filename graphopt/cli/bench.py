@@ -9,8 +9,6 @@ import click
 
 from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options, sample_options, target_options
-from graphopt.cli.pair import conditions_of, show
-from graphopt.pairs import bench_pair
 
 
 @click.command("bench")
@@ -30,6 +28,9 @@ from graphopt.pairs import bench_pair
 @output_options
 def command(baseline: Path, candidate: Path, **words: Any) -> None:
     """Time CANDIDATE against BASELINE in interleaved pairs; exit 1 where --min-speedup is not reached."""
+    from graphopt.cli.pair import conditions_of, show
+    from graphopt.pairs import bench_pair
+
     found = bench_pair(
         baseline,
         candidate,

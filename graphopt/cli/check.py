@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options
 from graphopt.errors import ModelError, UsageError
-from graphopt.model.findings import Finding
-from graphopt.report.findings import as_json as to_json
-from graphopt.report.findings import as_sarif, text_lines
-from graphopt.validation.lint import lint
+
+if TYPE_CHECKING:
+    from graphopt.model.findings import Finding
 
 
 @click.command("check")
@@ -30,6 +30,10 @@ def command(
     models: tuple[Path, ...], form: str | None, strict: bool, as_json: bool, quiet: bool, verbose: int, debug: bool
 ) -> None:
     """Print everything that is wrong or odd with MODELS, with codes; exit 3 where an error is found."""
+    from graphopt.report.findings import as_json as to_json
+    from graphopt.report.findings import as_sarif, text_lines
+    from graphopt.validation.lint import lint
+
     if as_json and form not in (None, "json"):
         raise UsageError("GO-201", f"--json and --format {form} ask for different things")
     found = {path: _shown(lint(path), quiet) for path in models}

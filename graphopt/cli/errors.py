@@ -7,7 +7,7 @@ import traceback
 
 import click
 
-from graphopt.errors import GraphoptError, InternalError, LimitError
+from graphopt.errors import MORE_MEMORY, GraphoptError, InternalError, LimitError
 
 
 def report_error(error: Exception, *, debug: bool, as_json: bool) -> int:
@@ -31,7 +31,7 @@ def _as_known(error: Exception) -> GraphoptError:
     if isinstance(error, GraphoptError):
         return error
     if isinstance(error, MemoryError):
-        return LimitError("GO-701", "out of memory", hint="use fewer or smaller samples")
+        return LimitError("GO-701", "out of memory", hint=MORE_MEMORY)
     return InternalError(
         "GO-900",
         "graphopt ran into a bug",

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import click
 
-from graphopt.analysis.inventory import inventory
 from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options
-from graphopt.model.model import Model
-from graphopt.pipeline.overridable import describe_gain, inspect_gain
 
 
 @click.command("inspect")
@@ -25,6 +22,10 @@ def command(model: Path, no_measure: bool, as_json: bool, quiet: bool, verbose: 
     With -v each layer by its name; with -vv each node by the name that `only` and `skip` take, and what it reads and
     gives.
     """
+    from graphopt.analysis.inventory import inventory
+    from graphopt.model.model import Model
+    from graphopt.pipeline.overridable import describe_gain, inspect_gain
+
     opened = Model.open(model)
     facts = inventory(opened)
     gain = None if no_measure else inspect_gain(opened)
@@ -32,7 +33,9 @@ def command(model: Path, no_measure: bool, as_json: bool, quiet: bool, verbose: 
         told = {} if gain is None else {"freezing": {"speedup": gain.ratio, "low": gain.low, "high": gain.high}}
         click.echo(json.dumps(facts.as_dict() | told, indent=2))
         return
-    for line in facts.lines(layers=verbose > 0, wiring=verbose > 1):
-        click.echo(line)
+    lines = facts.lines(layers=verbose > 0, wiring=verbose > 1)
+    if not quiet:
+        lines += facts.notes(layers=verbose > 0)
     if gain is not None:
-        click.echo(f"      {describe_gain(gain, len(facts.overridable))}")
+        lines.append(f"      {describe_gain(gain, len(facts.overridable))}")
+    click.echo("\n".join(lines))

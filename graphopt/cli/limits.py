@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from graphopt.blackbox import doing
+from graphopt.errors import LimitError
 
 try:
     import resource
@@ -21,6 +23,7 @@ except ImportError:  # pragma: no cover - only POSIX has it
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LARGEST = 1 << 62
+_LIBRARIES = ("numpy", "onnx", "scipy.linalg", "onnxruntime")
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
@@ -91,7 +94,38 @@ def _read_memory(_ctx: click.Context, _param: click.Parameter, text: str | None)
         size = parse_size(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--max-memory") from None
+    _require_room(int(str(size)))
     limit_memory(int(str(size)))
+
+
+def _require_room(size: int) -> None:
+    """Load what every command stands on, and see whether that alone leaves anything of ``size`` bytes.
+
+    It is loaded before the limit holds: under it, libraries fail in ways of their own, some by a signal.
+
+    Raises:
+        LimitError: GO-701, it does not.
+    """
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+    taken = _taken()
+    if taken is not None and taken >= size:
+        raise LimitError(
+            "GO-701",
+            "--max-memory is too small to load onnxruntime",
+            where=f"{size / 1e6:,.0f} MB",
+            why=f"with the libraries around it, it takes {taken / 1e6:,.0f} MB before a model is opened",
+            hint="give it that much, and a few times the model's weights and the samples on top",
+        )
+
+
+def _taken() -> int | None:
+    """Bytes that this process takes, as its limit counts them; ``None`` where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmData:"):
+                return 1024 * int(line.split()[1])
+    return None
 
 
 def limit_memory(size: int | None) -> None:

@@ -48,10 +48,9 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Suggest the nearest command for a name that does not exist."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            import difflib
+            from graphopt.nearest import did_you_mean
 
-            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-            ctx.fail(f"no such command {args[0]!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+            ctx.fail(", ".join(filter(None, (f"no such command {args[0]!r}", did_you_mean(args[0], COMMANDS)))))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -133,6 +132,7 @@ def _invoke(words: list[str]) -> int:
 
 
 def _report(error: Exception, words: list[str]) -> int:
+    limits.lift()  # the report must not run out of what the command ran out of
     from graphopt.cli.errors import report_error
 
     return report_error(error, debug="--debug" in words, as_json="--json" in words)

@@ -25,7 +25,7 @@ def output_options(function: F) -> F:
     """``--json``, ``-q``, ``-v`` (how often it is given), ``--debug``."""
     return _stack(
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress, no notes."),
+        click.option("-q", "--quiet", is_flag=True, help="Nothing but errors on stderr; inspect and check: no notes."),
         click.option(
             "-v", "--verbose", count=True, help="Tell more: places changed and skipped; inspect: layers, -vv all nodes."
         ),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from graphopt.cli.options import output_options
 from graphopt.errors import UsageError
-from graphopt.pipeline.contract import Pass
-from graphopt.pipeline.describe import describe
-from graphopt.pipeline.registry import Registry
+
+if TYPE_CHECKING:
+    from graphopt.pipeline.contract import Pass
+    from graphopt.pipeline.registry import Registry
 
 
 @click.command("passes")
@@ -20,9 +21,12 @@ from graphopt.pipeline.registry import Registry
 @output_options
 def command(name: str | None, as_json: bool, quiet: bool, verbose: int, debug: bool) -> None:
     """List the installed passes; with NAME, its card and its options."""
+    from graphopt.pipeline.describe import describe
+    from graphopt.pipeline.registry import Registry
+
     registry = Registry.discover()
     if name is None:
-        _list(registry, as_json)
+        _list(registry, as_json, quiet)
         return
     cls = registry.load(name)
     facts = describe(cls, registry.source(name))
@@ -32,14 +36,17 @@ def command(name: str | None, as_json: bool, quiet: bool, verbose: int, debug: b
         _print_one(cls, facts)
 
 
-def _list(registry: Registry, as_json: bool) -> None:
+def _list(registry: Registry, as_json: bool, quiet: bool) -> None:
+    from graphopt.pipeline.describe import describe
+
     found, broken = [], []
     for name in registry.names():
         try:
             found.append(describe(registry.load(name), registry.source(name)))
         except UsageError as error:
             broken.append({"name": name, "source": registry.source(name), "error": error.as_dict()})
-            click.echo(f"warning: {error}", err=True)
+            if not quiet:
+                click.echo(f"warning: {error}", err=True)
     if as_json:
         click.echo(json.dumps([*found, *broken], indent=2))
         return

@@ -7,11 +7,8 @@ from typing import Any
 
 import click
 
+from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options, sample_options, target_options
-from graphopt.cli.pair import conditions_of
-from graphopt.profiling import profile_model
-from graphopt.report.profile import profile_lines
-from graphopt.report.terminal import print_lines
 
 
 @click.command("profile")
@@ -27,6 +24,7 @@ from graphopt.report.terminal import print_lines
 )
 @click.option("--no-denormals", is_flag=True, help="Do not look for nodes that denormals slow down.")
 @target_options
+@limit_options
 @output_options
 def command(model: Path, **words: Any) -> None:
     """Say where MODEL's time goes: per operator and per node, with what the provider fused, reordered and added.
@@ -35,6 +33,11 @@ def command(model: Path, **words: Any) -> None:
     Node times are wall time from onnxruntime's profiler. The session's own time without the
     profiler stands beside their sum; neither is adjusted to the other.
     """
+    from graphopt.cli.pair import conditions_of
+    from graphopt.profiling import profile_model
+    from graphopt.report.profile import profile_lines
+    from graphopt.report.terminal import print_lines
+
     found = profile_model(
         model,
         conditions_of(words),

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sized
 from typing import TypeVar
 
 from graphopt.progress import Progress, Silent
+from graphopt.report.text import takes_escapes
 
 T = TypeVar("T")
 
@@ -49,5 +50,5 @@ class Bars(Progress):
 
 
 def make_progress(quiet: bool) -> Progress:
-    """Bars where stderr is a terminal and the user did not ask for quiet."""
-    return Bars() if sys.stderr.isatty() and not quiet else Silent()
+    """Bars where stderr is a terminal that takes escape sequences, and the user did not ask for quiet."""
+    return Bars() if takes_escapes(sys.stderr) and not quiet else Silent()

@@ -9,8 +9,6 @@ import click
 
 from graphopt.cli.limits import limit_options
 from graphopt.cli.options import MODEL, output_options, sample_options, target_options
-from graphopt.cli.pair import conditions_of, show
-from graphopt.pairs import validate_pair
 
 
 @click.command("validate")
@@ -25,6 +23,9 @@ from graphopt.pairs import validate_pair
 @output_options
 def command(reference: Path, candidate: Path, **words: Any) -> None:
     """Compare the outputs of CANDIDATE with those of REFERENCE on the same samples; exit 1 where a gate fails."""
+    from graphopt.cli.pair import conditions_of, show
+    from graphopt.pairs import validate_pair
+
     gates = {name: words[name] for name in ("max_drop", "min_sqnr") if words[name] is not None}
     found = validate_pair(reference, candidate, conditions_of(words), gates=gates, metric=words["metric"])
     show(found, as_json=words["as_json"])

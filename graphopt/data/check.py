@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from graphopt.data.samples import Array
 from graphopt.errors import SampleError
+from graphopt.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from graphopt.model.interface import Interface, TensorSpec
@@ -87,9 +87,8 @@ def fed_defaults(interface: Interface, *sources: Iterable[Mapping[str, Any]] | N
 
 def _name_hint(missing: list[str], extra: list[str], allowed: list[str]) -> str:
     for name in extra:
-        near = difflib.get_close_matches(name, missing or allowed, n=1, cutoff=0.5)
-        if near:
-            return f"did you mean {near[0]!r} instead of {name!r}?"
+        if near := did_you_mean(name, missing or allowed):
+            return f"{name!r} is no input of the model: {near}"
     if len(missing) == len(extra) == 1:
         return f"rename {extra[0]!r} to {missing[0]!r}"
     return "name each array after the input it feeds"

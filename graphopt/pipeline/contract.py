@@ -34,6 +34,9 @@ Json: TypeAlias = Union[str, int, float, bool, None, Sequence["Json"], Mapping[s
 TIMED_NOTE = "latency on "
 """Notes that a clock decided begin like this: two reports are compared without them."""
 
+NO_SAMPLES = "there are no calibration samples: give --data, or --calib and --eval"
+"""Why a pass that needs samples is skipped where samples are all that it lacks."""
+
 
 class Safety(Enum):
     """How far the outputs may move; the manager checks each class accordingly (design §4)."""
@@ -201,7 +204,8 @@ class Pass(abc.ABC, Generic[OptionsT]):
         safety: how far it may move the outputs.
         Options: its options.
         after: names of passes that, where a recipe holds both, must come earlier.
-        needs_samples: ``run`` cannot work without calibration samples (it is refused with exit 4 when named).
+        needs_samples: ``run`` cannot work without calibration samples (it is refused with exit 4 when named);
+            ``requires`` is asked all the same.
         idempotent: a second run changes nothing.
     """
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from pydantic import Field, field_validator
 
 from graphopt.model.model import Model
+from graphopt.nearest import did_you_mean
 from graphopt.pipeline.checks import checker_fault
 from graphopt.pipeline.contract import TIMED_NOTE, Json, Pass, PassContext, PassOptions, PassResult, Site, Skip
 from graphopt.pipeline.families import ROUNDS, Family, apply_families
@@ -43,7 +44,8 @@ class FamilyOptions(PassOptions):
         families = [family.name for family in cls.known()]
         unknown = sorted(set(names or ()) - set(families))
         if unknown:
-            raise ValueError(f"no family is called {', '.join(unknown)}; the families are {', '.join(families)}")
+            near = [f"{name}, {did_you_mean(name, families)}".rstrip(", ") for name in unknown]
+            raise ValueError(f"no family is called {'; '.join(near)}; the families are {', '.join(families)}")
         return names
 
 

@@ -17,6 +17,7 @@ from graphopt.blackbox import doing, fallen
 from graphopt.data.check import fed_defaults
 from graphopt.data.samples import Samples
 from graphopt.errors import (
+    MORE_MEMORY,
     GraphoptError,
     InternalError,
     LimitError,
@@ -28,7 +29,7 @@ from graphopt.errors import (
 )
 from graphopt.model.model import Model
 from graphopt.pipeline.checks import Grounds, numeric_checks, structural_checks, training_conflict
-from graphopt.pipeline.contract import PassContext, PassResult, Refusal, Safety
+from graphopt.pipeline.contract import NO_SAMPLES, PassContext, PassResult, Refusal, Safety
 from graphopt.pipeline.outcome import CheckResult, Outcome, OutcomeKind, Stage
 from graphopt.pipeline.plan import require_calibration
 from graphopt.pipeline.recipe import Step
@@ -141,6 +142,8 @@ class PassManager:
         )
         try:
             rewrite.requires(ctx)
+            if rewrite.needs_samples and self.samples is None:
+                raise Refusal(NO_SAMPLES)
             result = rewrite.run(ctx)
         except Refusal as refusal:
             where = f" ({refusal.where})" if refusal.where else ""
@@ -180,8 +183,6 @@ class PassManager:
             return "the model carries training_info, which refers to its weights as they are"
         if blind and not step.named and approximate and self.validate:
             return f"the model cannot be run to check it: {self.grounds.why_not}"
-        if rewrite.needs_samples and self.samples is None:
-            return "" if step.named else "there are no calibration samples: give --data, or --calib and --eval"
         if rewrite.needs_samples and blind and not (step.named and self.validate):
             return f"it has to run the model: {self.grounds.why_not}"
         return ""
@@ -247,8 +248,7 @@ def _bug(step: Step, error: Exception) -> GraphoptError:
         hint = "make a new array and hand it to editor.set_constant"
         return PassError("GO-802", f"{step.name} edited a weight in place", hint=hint)
     if isinstance(error, MemoryError):
-        why, hint = str(error) or None, "give it more with --max-memory, or fewer or smaller samples"
-        return LimitError("GO-701", f"{step.name} ran out of memory", why=why, hint=hint)
+        return LimitError("GO-701", f"{step.name} ran out of memory", why=str(error) or None, hint=MORE_MEMORY)
     what, hint = f"{step.name} raised {type(error).__name__}", "--debug shows the traceback"
     if step.rewrite.__class__.__module__.startswith("graphopt.passes"):
         return InternalError("GO-900", what, why=str(error), hint=hint)

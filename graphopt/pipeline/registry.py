@@ -5,13 +5,13 @@ Nothing is registered by import side effects; a pass module is imported only whe
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from graphopt.errors import UsageError
+from graphopt.nearest import did_you_mean
 from graphopt.pipeline.contract import Pass, PassOptions, Safety
 
 GROUP = "graphopt.passes"
@@ -76,6 +76,8 @@ class Registry:
         found = self._find(name)
         try:
             loaded = found.entry.load()
+        except MemoryError:
+            raise  # of the process, not of the pass
         except Exception as error:
             raise UsageError(
                 "GO-206",
@@ -91,11 +93,10 @@ class Registry:
 
     def _find(self, name: str) -> Registered:
         if name not in self._passes:
-            near = difflib.get_close_matches(name, self._passes, n=2)
             raise UsageError(
                 "GO-202",
                 f"there is no pass called {name!r}",
-                hint=f"did you mean {' or '.join(near)}?" if near else f"installed: {', '.join(self.names())}",
+                hint=did_you_mean(name, self._passes, most=2) or f"installed: {', '.join(self.names())}",
             )
         return self._passes[name]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +11,10 @@ import onnx_graphsurgeon as gs
 
 from graphopt.errors import UsageError
 from graphopt.model.model import Model
+from graphopt.nearest import did_you_mean
+
+_OP = "op:"
+_SPAN = ".."
 
 
 @dataclass(frozen=True)
@@ -53,27 +56,40 @@ def _matches(nodes: Sequence[gs.Node], model: Model, patterns: Iterable[str]) ->
     for pattern in patterns:
         hits = _match_one(nodes, model, pattern)
         if not hits:
-            names = [n.name for n in nodes] + sorted({f"op:{n.op}" for n in nodes})
-            near = difflib.get_close_matches(pattern, names, n=3)
-            raise UsageError(
-                "GO-207",
-                f"the selection {pattern!r} matches no node",
-                hint=f"did you mean {', '.join(near)}?"
-                if near
-                else "`graphopt inspect -vv` lists node names and op types",
-            )
+            raise _no_match(nodes, model, pattern)
         found |= hits
     return found
+
+
+def _no_match(nodes: Sequence[gs.Node], model: Model, pattern: str) -> UsageError:
+    if _SPAN in pattern and not pattern.startswith(_OP):
+        why, near = _why_no_region(nodes, model, pattern)
+    else:
+        names = [n.name for n in nodes] + sorted({f"{_OP}{n.op}" for n in nodes})
+        why, near = None, did_you_mean(pattern, names, most=3)
+    hint = near or "`graphopt inspect -vv` lists node names, op types and tensors"
+    return UsageError("GO-207", f"the selection {pattern!r} matches no node", why=why, hint=hint)
+
+
+def _why_no_region(nodes: Sequence[gs.Node], model: Model, pattern: str) -> tuple[str, str]:
+    """Why a region holds no node, and what may have been meant; empty: nobody knows."""
+    start, _, end = pattern.partition(_SPAN)
+    tensors = {tensor.name for node in nodes for tensor in (*node.inputs, *node.outputs)}
+    unknown = next((name for name in (start, end) if model.editor.tensor(name) is None), None)
+    if unknown is not None:
+        return f"there is no tensor {unknown!r}", did_you_mean(unknown, tensors, most=3)
+    back = ", but one leads back" if _region(model, end, start) else ""
+    return f"no path leads from {start!r} to {end!r}{back}", ""
 
 
 def _match_one(nodes: Sequence[gs.Node], model: Model, pattern: str) -> set[int]:
     exact = {id(n) for n in nodes if n.name == pattern}
     if exact:
         return exact
-    if pattern.startswith("op:"):
-        return {id(n) for n in nodes if fnmatch.fnmatchcase(n.op, pattern[3:])}
-    if ".." in pattern:
-        start, _, end = pattern.partition("..")
+    if pattern.startswith(_OP):
+        return {id(n) for n in nodes if fnmatch.fnmatchcase(n.op, pattern.removeprefix(_OP))}
+    if _SPAN in pattern:
+        start, _, end = pattern.partition(_SPAN)
         return _region(model, start, end)
     return {id(n) for n in nodes if fnmatch.fnmatchcase(n.name, pattern)}
 

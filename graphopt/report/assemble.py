@@ -12,7 +12,7 @@ from graphopt.errors import InternalError
 from graphopt.model.model import Model
 from graphopt.pipeline.acceptance import Acceptance
 from graphopt.pipeline.checks import Grounds
-from graphopt.pipeline.contract import Safety
+from graphopt.pipeline.contract import NO_SAMPLES, Safety
 from graphopt.pipeline.outcome import OutcomeKind, Stage
 from graphopt.pipeline.recipe import Recipe, RecipeFile
 from graphopt.report.build import (
@@ -140,7 +140,7 @@ def _verdict(facts: RunFacts) -> Verdict:
         why = "nothing paid" if any(_taken_back(s) for s in accepted.stages) else "there was nothing to change"
         return Verdict(exit_code=0, text=f"{why}: the result is the source, unchanged", validated=validated)
     kept = ", ".join(s.outcome.name for s in accepted.kept)
-    if facts.evaluation is None and any(s.outcome.step.rewrite.safety is Safety.APPROXIMATE for s in accepted.kept):
+    if _accuracy_unjudged(facts):
         kept += "; accuracy NOT judged"
     text = f"kept: {kept}" if validated else f"kept: {kept}; NOT VALIDATED: the source cannot be run"
     return Verdict(exit_code=0, text=text, validated=validated)
@@ -165,12 +165,9 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         found.append(f"not validated: {facts.grounds.why_not}")
     elif facts.grounds.feeds.synthetic:
         found.append("checked on seeded synthetic inputs: give --data for real ones")
-    if not facts.named and facts.calibration is None:
-        found.append("INT8 was left out: samples (--data, a file or a folder) would allow it")
-    if facts.evaluation is None and any(
-        s.outcome.step.rewrite.safety is Safety.APPROXIMATE for s in facts.accepted.kept
-    ):
-        found.append("accuracy was not judged: no held-back samples; give --data, or --calib and --eval")
+    if any(s.outcome.reason == NO_SAMPLES for s in facts.accepted.stages):
+        found.append("INT8 was left out: samples (--data, a file or a folder) would let it be tried")
+    found += _unjudged(facts)
     if left := facts.accepted.model.interface.overridable:
         names = [spec.name for spec in left]
         shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
@@ -191,6 +188,22 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         if _is_bug(s)
     ]
     return tuple(found)
+
+
+def _unjudged(facts: RunFacts) -> Iterator[str]:
+    """Where approximate passes were kept: what stands behind their accuracy without held-back samples."""
+    if not _accuracy_unjudged(facts):
+        return
+    compared = ""
+    for _, comparison in facts.accepted.comparisons[:1]:
+        kind = "synthetic inputs" if comparison.synthetic else "calibration samples"
+        compared = f"outputs were compared on {comparison.samples} {kind}; "
+    yield f"{compared}accuracy was not judged, for want of held-back samples: give --data, or --calib and --eval"
+
+
+def _accuracy_unjudged(facts: RunFacts) -> bool:
+    approximate = any(s.outcome.step.rewrite.safety is Safety.APPROXIMATE for s in facts.accepted.kept)
+    return approximate and facts.evaluation is None
 
 
 def _foreign(recipe: RecipeFile, source: Model) -> Iterator[str]:

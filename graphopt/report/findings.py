@@ -41,12 +41,16 @@ def sentence(finding: Finding) -> str:
 
 
 def as_json(found: Found) -> str:
-    """``{"models": [{"path", "findings": [{"code", "title", "severity", "what", "where", "why", "hint"}]}]}``."""
+    """The document ``graphopt/check``, version 1.
+
+    ``{"schema_id", "schema_version", "models": [{"path", "findings": [{"code", "title", "severity", "what", "where",
+    "why", "hint"}]}]}``.
+    """
     models = [
         {"path": str(path), "findings": [{**asdict(f), "title": CODES[f.code]} for f in findings]}
         for path, findings in found.items()
     ]
-    return json.dumps({"models": models}, indent=2)
+    return json.dumps({"schema_id": "graphopt/check", "schema_version": 1, "models": models}, indent=2)
 
 
 def as_sarif(found: Found) -> str:

@@ -27,7 +27,6 @@ from graphopt.report.text import (
 LAYOUT = "layout"
 _LABEL = 26
 _SHOWN = 15
-_LEAST_NAME = 12
 
 
 class SourceRecord(Record):
@@ -210,17 +209,23 @@ def _slowest(report: ProfileReport, width: int, top: int) -> Iterator[Line]:
     ordered = sorted(report.kernels, key=lambda kernel: -kernel.node_ms)[:top]
     yield (Span(f"  {'slowest nodes':<{_LABEL}}{'ms':>9}{'share':>9}  node", "dim"),)
     for kernel in ordered:
-        head = (
-            f"  {pad(cut(short_op(kernel.op), _LABEL - 1), _LABEL)}{kernel.node_ms:>9.3f}{fraction(kernel.share):>9}  "
-        )
-        note = f"  (flushed {milliseconds(kernel.flushed_ms)})" if kernel.flushed_ms is not None else ""
-        beside = cells(head) + cells(note) + _LEAST_NAME <= width
-        room = width - cells(head) - (cells(note) if beside else 0)
-        yield Span(head), Span(cut(printable(kernel.where), room), "dim"), Span(note if beside else "", "bad")
-        if note and not beside:
-            yield (Span(" " * _LABEL + note, "bad"),)
+        yield from _node(kernel, width)
     if len(ordered) < len(report.kernels):
         yield (Span(f"  and {len(report.kernels) - len(ordered)} more: --top N or --json", "dim"),)
+
+
+def _node(kernel: KernelRecord, width: int) -> Iterator[Line]:
+    """One node; a name that is too long goes on below: what is cut off may be all that tells it from another."""
+    figures = f"{kernel.node_ms:>9.3f}{fraction(kernel.share):>9}  "
+    head = f"  {pad(cut(short_op(kernel.op), _LABEL - 1), _LABEL)}{figures}"
+    note = f"  (flushed {milliseconds(kernel.flushed_ms)})" if kernel.flushed_ms is not None else ""
+    first, *rest = wrap(printable(kernel.where), width - cells(head))
+    beside = not rest and cells(head + first + note) <= width
+    yield Span(head), Span(first, "dim"), Span(note if beside else "", "bad")
+    for piece in rest:
+        yield Span(" " * cells(head)), Span(piece, "dim")
+    if note and not beside:
+        yield (Span(" " * _LABEL + note, "bad"),)
 
 
 def short_op(op: str) -> str:

@@ -37,6 +37,7 @@ from graphopt.report.text import (
     seconds,
     significant,
     size,
+    takes_escapes,
     wrap,
 )
 
@@ -73,18 +74,19 @@ def print_report(report: Report, *, report_path: str = "", verbose: bool = False
 
 
 def print_lines(lines_for: Callable[[int], Iterable[Line]], stream: TextIO | None = None) -> None:
-    """Write lines, in colour on a terminal, else as plain text.
+    """Write lines, in colour on a terminal, else or with ``NO_COLOR`` as plain text.
 
     Args:
         lines_for: gives the lines for a number of columns.
         stream: where to write instead of standard output.
     """
     out = stream or sys.stdout
-    if out.isatty():
-        width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns
-        _print_styled(list(lines_for(max(width, LEAST_WIDTH))), out, width)
+    width = shutil.get_terminal_size((PLAIN_WIDTH, 24)).columns if out.isatty() else PLAIN_WIDTH
+    lines = list(lines_for(max(width, LEAST_WIDTH)))
+    if takes_escapes(out):
+        _print_styled(lines, out, width)
     else:
-        out.write(encodable(as_text(lines_for(PLAIN_WIDTH)), out.encoding))
+        out.write(encodable(as_text(lines), out.encoding))
 
 
 def render(report: Report, *, width: int = PLAIN_WIDTH, report_path: str = "", verbose: bool = False) -> str:
@@ -320,12 +322,17 @@ def _compared(found: ValidationRecord, width: int, verbose: bool) -> Iterator[Li
 
 
 def _fidelity(record: OutputRecord) -> float:
+    if record.finite_share == 0.0:
+        return -float("inf")
     if record.sqnr_db is not None:
         return record.sqnr_db
     return float("inf") if record.agreement in (None, 1.0) else 0.0
 
 
 def _output(record: OutputRecord) -> str:
+    if record.finite_share == 0.0:
+        elsewhere = f", {record.nan_mismatch} of them not so in the other model" if record.nan_mismatch else ""
+        return f"nothing was compared: all elements of the original are NaN or infinite{elsewhere}"
     if record.kind == "discrete":
         text = f"{fraction(record.agreement or 0.0)} of the elements are equal"
         return text + (f", shape differs on {record.shape_mismatch} samples" if record.shape_mismatch else "")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TextIO
 
 ASCII = str.maketrans(
     {"✔": "+", "✘": "x", "→": "->", "≤": "<=", "≥": ">=", "Δ": "d", "·": "|", "…": "...", "²": "^2", "–": "-"}
@@ -25,6 +27,11 @@ class Span:
 
 
 Line = tuple[Span, ...]
+
+
+def takes_escapes(stream: TextIO) -> bool:
+    """Whether to write escape sequences: it is a terminal, and ``NO_COLOR`` (https://no-color.org) is not set."""
+    return stream.isatty() and not os.environ.get("NO_COLOR")
 
 
 def printable(text: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 
 from graphopt.errors import RuntimeFailure, UsageError
+from graphopt.nearest import did_you_mean
 from graphopt.runtime.target import ProviderSpec
 
 CPU = "CPUExecutionProvider"
@@ -77,14 +77,13 @@ def short(full: str) -> str:
 
 
 def _not_available(name: str, offered: list[str]) -> RuntimeFailure:
-    near = difflib.get_close_matches(name.lower(), [short(full) for full in offered], n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    others = "other providers come with other onnxruntime packages, e.g. onnxruntime-gpu for CUDA and TensorRT"
     return RuntimeFailure(
         "GO-601",
         f"onnxruntime offers no execution provider {name!r} here",
         where=f"provider {name}",
         why=f"available: {', '.join(offered)}",
-        hint=hint + "other providers come with other onnxruntime packages, e.g. onnxruntime-gpu for CUDA and TensorRT",
+        hint=f"{did_you_mean(name.lower(), map(short, offered))} {others}".lstrip(),
     )
 
 

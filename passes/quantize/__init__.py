@@ -137,8 +137,6 @@ class Quantize(Pass[QuantizeOptions]):
         """Raise ``Refusal`` for another provider, a quantized model, or one with nothing to quantize."""
         if ctx.target.provider.name != CPU:
             raise Refusal(f"the integer form is made for {CPU}, not for {ctx.target.provider.name}")
-        if ctx.samples is None or len(ctx.samples) == 0:
-            raise Refusal("there are no calibration samples")
         foreign = foreign_integer_op(ctx.model)
         if foreign is not None:
             raise Refusal(f"the model is quantized already: it holds {foreign.op}", foreign.name)

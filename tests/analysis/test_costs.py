@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import onnx
+import pytest
+
 from graphopt.analysis.costs import node_costs, total_macs
 from graphopt.model.model import Model
 from graphopt.testing import builders
+from graphopt.testing.nesting import in_branches
 
 
 def test_a_convolutional_network_by_hand() -> None:
@@ -32,3 +38,9 @@ def test_a_matrix_product_counts_its_leading_axes() -> None:
 def test_a_size_known_only_at_run_time_counts_once() -> None:
     costs = {cost.name: cost for cost in node_costs(Model.of(builders.ALL["dynamic_dims"](0)))}
     assert costs["block1.conv/Conv"].macs == 32 * 3 * 9
+
+
+@pytest.mark.parametrize("builder", [builders.depthwise, builders.mlp])
+def test_work_in_bodies_counts_as_often_as_there_are_bodies(builder: Callable[[int], onnx.ModelProto]) -> None:
+    plain = builder(0)
+    assert total_macs(Model.of(in_branches(plain))) == 2 * total_macs(Model.of(plain)) > 0

@@ -67,7 +67,9 @@ def test_all_models_are_checked_and_the_worst_decides(cli: Cli, broken: Path, wa
 def test_json_holds_every_field(cli: Cli, broken: Path) -> None:
     done = cli("check", broken, "--json")
     assert done.out == cli("check", broken, "--format", "json").out
-    (model,) = json.loads(done.out)["models"]
+    document = json.loads(done.out)
+    assert (document["schema_id"], document["schema_version"]) == ("graphopt/check", 1)
+    (model,) = document["models"]
     assert model["path"] == str(broken)
     assert [(f["code"], f["severity"], f["title"]) for f in model["findings"]] == [
         ("GO-304", "error", CODES["GO-304"])

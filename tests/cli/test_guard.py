@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from onnx import TensorProto, helper
 
 from graphopt.blackbox import BlackBox, doing
 from graphopt.cli import guard, limits
+from tests.conftest import Cli
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX forks")
+
+counted = pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what counts towards the limit")
 
 ENDS = {
     "SIGSEGV": "import ctypes; ctypes.string_at(0)",
@@ -68,6 +72,34 @@ def test_memory_past_the_limit_is_an_error(cnn: Path, tmp_path: Path) -> None:
     done = run_with_samples(cnn, tmp_path, "np.ones(1 << 28)", "--max-memory", "1GiB")
     assert done.returncode in (6, 7), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@counted
+def test_a_limit_with_hardly_any_room_is_an_error_too(cnn: Path, tmp_path: Path) -> None:
+    """Between too little for the libraries and enough for the run memory ends anywhere, also in an import."""
+    least = json.loads(graphopt(tmp_path, "inspect", cnn, "--max-memory", "1MB", "--json").stdout)["errors"][0]["why"]
+    needed = int(re.search(r"(\d+) MB", least)[1])  # type: ignore[index]
+    for more in (2, 8):
+        done = graphopt(tmp_path, "run", cnn, "-o", "out.onnx", "--max-memory", f"{needed + more}MB")
+        assert "Traceback" not in done.stderr and "GO-9" not in done.stderr, done.stderr
+
+
+@counted
+@pytest.mark.parametrize("command", ["run", "inspect", "check", "profile"])
+def test_a_limit_that_the_runtime_alone_exceeds_is_said_to_be(cnn: Path, tmp_path: Path, command: str) -> None:
+    words = ["-o", "out.onnx"] if command == "run" else []
+    done = graphopt(tmp_path, command, cnn, *words, "--max-memory", "50MB", "--json")
+    assert done.returncode == 7, done.stderr
+    (error,) = json.loads(done.stdout)["errors"]
+    assert (error["code"], error["where"]) == ("GO-701", "50 MB")
+    assert "too small to load onnxruntime" in error["what"] and " MB " in error["why"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", sorted(guard.GUARDED))
+def test_every_command_that_opens_models_takes_limits(cli: Cli, command: str) -> None:
+    told = cli(command, "--help").out
+    assert all(option in told for option in ("--timeout", "--max-memory", "--in-process"))
 
 
 def test_what_does_not_listen_to_the_time_limit_is_ended(cnn: Path, tmp_path: Path) -> None:

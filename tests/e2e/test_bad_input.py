@@ -51,7 +51,7 @@ def test_a_failed_user_gate_writes_the_report_but_no_model(cli: Cli, cnn: Path, 
     done = cli("run", cnn, "-o", out, "--pass", "simplify", "--data", few, "--max-size", "1kB", "--no-measure")
     assert done.code == 1
     assert not out.exists()
-    report = json.loads((tmp_path / "out.graphopt.json").read_text())
+    report = json.loads((tmp_path / "out.graphopt.failed.json").read_text())
     assert report["output"] is None
     assert [g["name"] for g in report["gates"] if not g["passed"]] == ["max-size"]
 

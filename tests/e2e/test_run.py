@@ -14,6 +14,7 @@ import pytest
 from graphopt import Gates, Model, optimize
 from graphopt.pipeline.plan import DEFAULT_PASSES
 from graphopt.report.schema import Report
+from graphopt.testing.builders import nothing_to_do
 from tests.conftest import Cli
 
 from . import plugin
@@ -90,7 +91,7 @@ def test_without_samples_the_default_run_leaves_int8_out_and_says_so(cli: Cli, c
     assert tuple(found) == DEFAULT_PASSES
     assert (found["simplify"], found["quantize"]) == ("applied", "skipped")
     assert "there are no calibration samples" in done.out
-    assert "samples (--data, a file or a folder) would allow it" in done.out
+    assert "samples (--data, a file or a folder) would let it be tried" in done.out
     feed = {"image": np.random.default_rng(0).random((2, 1, 28, 28), np.float32)}
     for before, after in zip(run_in_ort(cnn, feed), run_in_ort(out, feed), strict=True):
         np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-5)
@@ -116,6 +117,19 @@ def test_several_models_are_told_in_a_line_of_json_each(cli: Cli, cnn: Path, tmp
     done = cli("run", *models, "-o", tmp_path / "out", "--pass", "simplify", "--no-measure", "--json")
     assert done.code == 0, done.err
     assert [json.loads(line)["verdict"]["exit_code"] for line in done.out.splitlines()] == [0, 0]
+
+
+def test_int8_is_advised_only_where_samples_are_all_that_is_missing(cnn: Path, few: Path) -> None:
+    def advised(source: Model | onnx.ModelProto) -> bool:
+        return any("INT8" in text for text in optimize(source, measure=False).report.warnings)
+
+    cannot_run = onnx.load(cnn)
+    cannot_run.graph.node[0].domain = "nobody.knows"
+    cannot_run.opset_import.append(onnx.helper.make_opsetid("nobody.knows", 1))
+    assert advised(Model.open(cnn))
+    assert not advised(optimize(cnn, passes="quantize", data=few, measure=False).model)
+    assert not advised(nothing_to_do())
+    assert not advised(cannot_run)
 
 
 @pytest.fixture
@@ -205,21 +219,42 @@ def test_a_collapse_that_no_gate_stood_in_front_of_is_said_aloud(cnn: Path, few:
     assert not any("no gate was set" in text for text in gated.report.warnings)
 
 
-def test_an_older_output_beside_a_failed_gate_is_named(cli: Cli, cnn: Path, few: Path, tmp_path: Path) -> None:
+GATE_FAILS = ("--pass", "prune-weights:sparsity=0.99", "--min-sqnr", "60", "--no-measure")
+
+
+def test_an_older_output_beside_a_failed_gate_keeps_its_report(cli: Cli, cnn: Path, few: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    out.write_bytes(b"older")
-    words = ("--pass", "prune-weights:sparsity=0.99", "--data", few, "--min-sqnr", "60", "--no-measure", "--overwrite")
-    done = cli("run", cnn, "-o", out, *words)
+    assert cli("run", cnn, "-o", out, "--pass", "simplify", "--no-measure").code == 0
+    older = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    done = cli("run", cnn, "-o", out, *GATE_FAILS, "--data", few, "--overwrite")
     assert done.code == 1, done.err
-    assert out.read_bytes() == b"older"
-    assert "of an earlier run" in done.err
+    assert older.items() <= {path: path.read_bytes() for path in tmp_path.iterdir()}.items()
+    assert "of an earlier run" in done.err and "out.graphopt.failed.json tells of this run" in done.err
+    assert json.loads((tmp_path / "out.graphopt.failed.json").read_text())["output"] is None
+    assert cli("run", cnn, "-o", out, *GATE_FAILS, "--data", few, "--overwrite", "-q").err == ""
+
+
+@pytest.mark.parametrize("named", [(), ("--report", "named.json")])
+def test_a_failed_gate_does_not_stand_in_the_way_of_the_next_try(
+    cli: Cli, cnn: Path, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("run", cnn, "-o", "out.onnx", *named)
+    for _ in range(2):
+        assert cli(*words, *GATE_FAILS, "--data", few).code == 1
+    left = "named.json" if named else "out.graphopt.failed.json"
+    assert [path.name for path in tmp_path.iterdir()] == [left]
+    assert cli(*words, "--pass", "simplify", "--no-measure").code == 0
+    again = cli(*words, "--pass", "simplify", "--no-measure")
+    assert (again.code, "GO-502" in again.err) == (5, True)
 
 
 def test_calibration_samples_judge_nothing(cnn: Path, few: Path) -> None:
     report = optimize(cnn, calib=few, measure=False).report
     assert all(found.reference_top1 is None for found in report.validation)
     assert "floor" not in {gate.name for gate in report.gates}
-    assert any("accuracy was not judged" in text for text in report.warnings)
+    (told,) = [text for text in report.warnings if "accuracy was not judged" in text]
+    assert told.startswith("outputs were compared on 4 calibration samples; ")
     assert "accuracy NOT judged" in report.verdict.text
 
 

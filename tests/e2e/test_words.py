@@ -48,6 +48,14 @@ def test_a_model_that_cannot_be_read_stops_the_command_before_another_is_written
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_several_models_do_not_go_into_one_file(cli: Cli, cnn: Path, embedded: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.onnx"
+    other.write_bytes((embedded / "digits_transformer" / "model.onnx").read_bytes())
+    done = cli("run", cnn, other, "-o", tmp_path / "out.onnx", "--pass", "simplify", "--no-measure")
+    assert (done.code, "GO-201" in done.err, f"-o {tmp_path / 'out'}/" in done.err) == (2, True, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.onnx"]
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_slash_makes_the_output_a_folder(cli: Cli, cnn: Path, tmp_path: Path, there: bool) -> None:
     folder = tmp_path / "new" / "results"

@@ -12,7 +12,7 @@ from graphopt.data.samples import Samples
 from graphopt.errors import RuntimeFailure, SampleError, UsageError
 from graphopt.model.model import Model
 from graphopt.pipeline.checks import Grounds
-from graphopt.pipeline.contract import Pass, PassContext, PassOptions, PassResult
+from graphopt.pipeline.contract import Pass, PassContext, PassOptions, PassResult, Refusal
 from graphopt.pipeline.manager import PassManager
 from graphopt.pipeline.outcome import OutcomeKind
 from graphopt.pipeline.recipe import Step
@@ -124,6 +124,18 @@ def test_an_unnamed_pass_without_its_samples_is_skipped_and_says_so() -> None:
     (stage,) = manager().run([step(Hungry, named=False)])
     assert stage.outcome.kind is OutcomeKind.SKIPPED
     assert "no calibration samples" in stage.outcome.reason
+
+
+class Picky(Hungry):
+    """Would not apply with samples either."""
+
+    def requires(self, ctx: PassContext) -> None:
+        raise Refusal("there is nothing to do")
+
+
+def test_samples_are_not_asked_for_where_they_would_not_help() -> None:
+    (stage,) = manager().run([step(Picky, named=False)])
+    assert (stage.outcome.kind, stage.outcome.reason) == (OutcomeKind.SKIPPED, "there is nothing to do")
 
 
 def test_an_approximate_pass_on_a_model_that_cannot_run_needs_consent() -> None:

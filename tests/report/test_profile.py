@@ -129,6 +129,15 @@ def test_no_line_is_wider_than_the_terminal(width):
     assert max(len(line) for line in text.splitlines()) <= width
 
 
+@pytest.mark.parametrize("width", [60, 100])
+def test_no_name_is_cut(width):
+    names = [f"/model/{'deep/' * 20}{layer}/{'down/' * 20}MatMul" for layer in (1, 2)]
+    report = profiled(kernels=tuple(CONV.model_copy(update={"where": name}) for name in names))
+    column = "".join(line[48:].rstrip() for line in text_of(report, width).split("slowest nodes")[1].splitlines()[1:])
+    assert column == "".join(names)
+    assert [kernel["where"] for kernel in json.loads(report.to_json())["kernels"]] == names
+
+
 def test_names_cannot_steer_the_terminal():
     evil = CONV.model_copy(update={"where": "a\x1b[2J"})
     assert "\x1b" not in text_of(profiled(kernels=(evil,)))

@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphopt.cli.progress import make_progress
+from graphopt.progress import Silent
 from graphopt.report.schema import OutputRecord, PassRecord, Verdict
 from graphopt.report.terminal import encodable, print_report, render
 from graphopt.report.text import (
@@ -102,6 +104,16 @@ def test_discrete_and_identical_outputs_have_their_own_words():
     assert line_with(text, "same").split() == ["same", "identical"]
 
 
+def test_an_output_that_holds_no_number_is_not_called_identical():
+    blind = {"kind": "float", "sqnr_db": float("inf"), "worst_sqnr_db": float("inf"), "max_abs": 0.0}
+    outputs = tuple(OutputRecord(name=f"dead{i}", **blind, finite_share=0.0, nan_mismatch=i) for i in range(2))
+    told = validation(5).model_copy(update={"outputs": (*validation(5).outputs, *outputs)})
+    text = render(report(validation=(told,)))
+    assert "identical" not in text
+    assert "nothing was compared: all elements of the original are NaN or infinite" in line_with(text, "dead0")
+    assert "1 of them not so in the other model" in " ".join(text.split())
+
+
 def test_two_providers_are_told_apart():
     two = (latency(), latency(3.0, 2.9, 3.1, "CUDAExecutionProvider"))
     text = render(report(latency=two))
@@ -136,12 +148,15 @@ def test_a_terminal_gets_colours_and_the_same_words(monkeypatch):
     assert [line.rstrip() for line in bare.splitlines()] == render(report()).splitlines()
 
 
-def test_no_color_is_obeyed(monkeypatch):
+def test_no_color_means_no_escape_sequence_at_all(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("NO_COLOR", "1")
     out = Terminal()
     print_report(report(), stream=out)
-    assert not re.search(r"\x1b\[[0-9;]*3[0-9]", out.getvalue())
+    assert out.getvalue() == render(report(), width=80)
+    monkeypatch.setattr("sys.stderr", out)
+    assert isinstance(make_progress(quiet=False), Silent)
 
 
 def test_names_from_a_model_cannot_steer_the_terminal():
