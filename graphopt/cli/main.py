@@ -114,8 +114,7 @@ def _run(words: list[str]) -> int:
 
 def _invoke(words: list[str]) -> int:
     try:
-        # Outside standalone mode click returns the code of an Exit, and otherwise what the command returns.
-        code = root.main(args=words, prog_name="graphopt", standalone_mode=False, obj=tuple(words))
+        code = _command(words)
     except click.ClickException as error:
         return _usage(error, words)
     except (KeyboardInterrupt, click.Abort):
@@ -129,6 +128,25 @@ def _invoke(words: list[str]) -> int:
     except Exception as error:
         return _report(error, words)
     return code if isinstance(code, int) else 0
+
+
+def _command(words: list[str]) -> object:
+    try:
+        # Outside standalone mode click returns the code of an Exit, and otherwise what the command returns.
+        return root.main(args=words, prog_name="graphopt", standalone_mode=False, obj=tuple(words))
+    except Exception as error:
+        interruption = _interruption(error)
+        if interruption is not None:
+            raise interruption from error
+        raise
+
+
+def _interruption(error: BaseException) -> BaseException | None:
+    """What a signal raised, where native code that it went through made an error of its own of it."""
+    cause = error.__cause__ or error.__context__
+    if cause is None or isinstance(cause, (limits.Expired, Terminated, KeyboardInterrupt)):
+        return cause
+    return _interruption(cause)
 
 
 def _report(error: Exception, words: list[str]) -> int:

@@ -17,7 +17,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from graphopt.blackbox import BlackBox, doing
-from graphopt.cli import guard, limits
+from graphopt.cli import guard, limits, main
 from tests.conftest import Cli
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="only POSIX forks")
@@ -235,3 +235,31 @@ def test_the_memory_of_the_machine_is_known() -> None:
 def test_what_a_memory_limit_may_be(cnn: Path, tmp_path: Path, size: str) -> None:
     done = graphopt(tmp_path, "inspect", cnn, "--max-memory", size)
     assert done.returncode == (0 if size == "none" else 2), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(limits.Expired(3.0), 7), (main.Terminated(), 143), (KeyboardInterrupt(), 130)]
+)
+def test_a_signal_that_native_code_made_an_error_of_is_still_that_signal(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int
+) -> None:
+    def through_native_code(**_: object) -> None:
+        try:
+            raise ImportError("initialization failed") from raised
+        except ImportError as error:
+            raise ValueError("no such library") from error
+
+    monkeypatch.setattr(main.root, "main", through_native_code)
+    with pytest.raises(SystemExit) as left:
+        main.main(["passes"])
+    assert left.value.code == code
+
+
+def test_an_error_of_its_own_is_no_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(**_: object) -> None:
+        raise ImportError("initialization failed") from OSError("no such file")
+
+    monkeypatch.setattr(main.root, "main", failing)
+    with pytest.raises(SystemExit) as left:
+        main.main(["passes"])
+    assert left.value.code == 70
