@@ -80,8 +80,8 @@ class Quantize(Pass[QuantizeOptions]):
         output channel, int32 biases on the canonical scale. Which nodes become integer is decided by measuring: time
         per node in float and in integers, and the noise that each rounded tensor and weight adds, go into a minimum
         cut; the placements it gives at several prices of noise, and simple ones, are written, timed against the float
-        model and compared on calibration samples. The fastest that reaches `min_sqnr` is kept; if none does, the one
-        that pays best for its noise. Nodes that only move values (Reshape, MaxPool, Pad, …) work on the integer codes;
+        model and compared on calibration samples. The fastest that reaches `min_sqnr` is kept; one that misses it by
+        3 dB has to be twice as fast. Nodes that only move values (Reshape, MaxPool, Pad, …) work on the integer codes;
         HardSwish and HardSigmoid are written with two integer kernels; a product with a positive scalar costs nothing.
         Where this machine's 8-bit kernels saturate (x86 without VNNI), weights are kept small enough, per output
         channel and only as far as the calibrated activations demand. Three means make numbers more accurate, each used

@@ -39,6 +39,12 @@ def test_the_fastest_accurate_placement_wins() -> None:
     assert found is not None and found.label == "b"
 
 
+def test_what_hardly_misses_the_target_wins_by_clearly_more_speed() -> None:
+    near, accurate = trial("near", 19.5, 2.2), trial("accurate", 21, 1.9)
+    assert decide([near, accurate], 20) == near
+    assert decide([near, accurate], 21) == accurate
+
+
 def test_below_the_target_noise_is_weighed_against_speed() -> None:
     found = decide([trial("a", 12, 2.0), trial("b", 18, 1.5), trial("c", 18.5, 1.05)], 20)
     assert found is not None and found.label == "b"
