@@ -25,7 +25,7 @@ from graphopt.model.model import Model
 from graphopt.testing.trial import default_samples
 from tests.backend.sweep import bare_session, check_active
 
-PASSES = ("simplify", "fuse", "quantize:measure=false,min_sqnr=-1000.0")
+PASSES = ("simplify", "fuse", "quantize:measure=false,min_sqnr=-1000.0,rounding=on,smoothing=on")
 FOLDER = os.environ.get("GRAPHOPT_NNSMITH", "")
 
 pytestmark = [
