@@ -167,15 +167,6 @@ class Quantize(Pass[QuantizeOptions]):
         plan = maker.make(means)
         notes = prepare(ctx.model, left_out(ctx))
         emit(ctx.model, plan)
-        decided = {
-            "placement": "explicit",
-            "integer_nodes": in_order(work.units, plan),
-            "measure": False,
-            "overflow": "avoid" if limit else "ignore",
-            "rounding": Means.of(plan).rounding,
-            "bias_correction": Means.of(plan).correction,
-            "smoothing": Means.of(plan).smoothing,
-        }
         return PassResult(
             True,
             applied=sites(work.units, plan),
@@ -183,7 +174,7 @@ class Quantize(Pass[QuantizeOptions]):
             summary={**totals(work.units, plan), **used(plan), **trial_figures(bench)},
             notes=notes,
             headline=headline(work.units, plan),
-            resolved=self.options.model_copy(update=decided),
+            resolved=self._resolved(work, plan),
         )
 
     def ensures(self, ctx: PassContext, result: PassResult) -> None:
@@ -217,6 +208,20 @@ class Quantize(Pass[QuantizeOptions]):
             ctx.time_budget,
             ctx.progress,
         )
+
+    def _resolved(self, work: Work, plan: Plan) -> QuantizeOptions:
+        """Options that repeat this plan without measuring."""
+        means = Means.of(plan)
+        decided = {
+            "placement": "explicit",
+            "integer_nodes": in_order(work.units, plan),
+            "measure": False,
+            "overflow": "avoid" if plan.limit_pairs else "ignore",
+            "rounding": means.rounding,
+            "bias_correction": means.correction,
+            "smoothing": means.smoothing,
+        }
+        return self.options.model_copy(update=decided)
 
     def _given(self) -> Means:
         return Means(self.options.rounding, self.options.bias_correction, self.options.smoothing)

@@ -111,27 +111,27 @@ def refined(maker: Maker, means: Means, judge: Callable[[Plan], float], target_d
         RuntimeFailure: GO-603 or GO-604, the model does not open or run.
     """
     given = Means(*(_switch(value == "on") for value in (means.rounding, means.correction, means.smoothing)))
-    best = maker.make(given)
-    reached = judge(best)
-
-    def keep(other: Plan, least: float) -> None:
-        nonlocal best, reached
-        found = judge(other)
-        if found > reached + least:
-            best, reached = other, found
-
+    plan = maker.make(given)
+    best = plan, judge(plan)
     if means.rounding == "auto":
-        rounded = maker.rounded(best)
-        if rounded.weights:
-            keep(rounded, GAIN_DB)
-    if means.smoothing == "auto" and reached < target_db:
-        rounding = _switch(means.rounding != "off")
-        other = maker.make(replace(given, smoothing="on", rounding=rounding))
-        if other.smoothing:
-            keep(other, SMOOTHING_GAIN_DB)
+        rounded = maker.rounded(plan)
+        best = _better(best, rounded if rounded.weights else None, judge, GAIN_DB)
+    if means.smoothing == "auto" and best[1] < target_db:
+        smooth = maker.make(replace(given, smoothing="on", rounding=_switch(means.rounding != "off")))
+        best = _better(best, smooth if smooth.smoothing else None, judge, SMOOTHING_GAIN_DB)
     if means.correction == "auto":
-        keep(maker.corrected(best), GAIN_DB)
-    return best
+        best = _better(best, maker.corrected(best[0]), judge, GAIN_DB)
+    return best[0]
+
+
+def _better(
+    best: tuple[Plan, float], other: Plan | None, judge: Callable[[Plan], float], least: float
+) -> tuple[Plan, float]:
+    """The better of two plans with its SQNR; ``other``, if there is one, has to gain ``least`` dB."""
+    if other is None:
+        return best
+    reached = judge(other)
+    return (other, reached) if reached > best[1] + least else best
 
 
 def _switch(on: bool) -> Switch:
