@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +31,7 @@ class Writer:
         self._codes: dict[str, gs.Tensor] = {}
         self._grids: dict[str, Grid] = {}
         self._floats: dict[tuple[str, Grid], gs.Tensor] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], gs.Tensor] = {}
 
     def codes(self, tensor: str) -> gs.Tensor:
         """The uint8 codes of a tensor or quotient; written behind its float producer if no integer unit made them."""
@@ -89,7 +92,7 @@ class Writer:
     def constant(self, hint: str, value: npt.NDArray[np.float32], grid: Grid) -> gs.Tensor:
         """A constant as codes, read back."""
         codes = np.clip(np.rint(value / np.float32(grid.scale)) + grid.zero, 0, 255).astype(np.uint8)
-        return self._dequantized(self.editor.add_constant(f"{hint}_codes", codes), grid, hint)
+        return self._dequantized(self._shared(f"{hint}_codes", codes), grid, hint)
 
     def integer_weight(
         self, unit: Unit, slot: int, weight: npt.NDArray[np.float32], axis: int, bias: npt.NDArray[np.float32] | None
@@ -112,16 +115,16 @@ class Writer:
             if error is not None:
                 result = with_bias(result, bias + error)
         hint = unit.head.inputs[slot].name
-        scales = self.editor.add_constant(f"{hint}_scale", result.scales)
-        zeros = self.editor.add_constant(f"{hint}_zero", np.zeros(result.scales.shape, np.int8))
-        codes = self.editor.add_constant(f"{hint}_int8", result.codes)
+        scales = self._shared(f"{hint}_scale", result.scales)
+        zeros = self._shared(f"{hint}_zero", np.zeros(result.scales.shape, np.int8))
+        codes = self._shared(f"{hint}_int8", result.codes)
         back = self.node("DequantizeLinear", [codes, scales, zeros], f"{hint}_back", axis=axis)
         if result.bias is None:
             return back, None
         hint = f"{unit.name}_bias"
-        scales = self.editor.add_constant(f"{hint}_scale", result.bias_scales)
-        zeros = self.editor.add_constant(f"{hint}_zero", np.zeros(result.bias.shape, np.int32))
-        codes = self.editor.add_constant(f"{hint}_int32", result.bias)
+        scales = self._shared(f"{hint}_scale", result.bias_scales)
+        zeros = self._shared(f"{hint}_zero", np.zeros(result.bias.shape, np.int32))
+        codes = self._shared(f"{hint}_int32", result.bias)
         return back, self.node("DequantizeLinear", [codes, scales, zeros], f"{hint}_back", axis=0)
 
     def rounded(self, tensor: gs.Tensor, grid: Grid, hint: str) -> gs.Tensor:
@@ -135,6 +138,13 @@ class Writer:
             self.made |= dict.fromkeys(output_names(made), self.unit)
         return made.outputs[0]
 
+    def _shared(self, hint: str, value: npt.NDArray[Any]) -> gs.Tensor:
+        """A constant; equal ones, as of layers that share a weight, are one."""
+        key = (value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).digest())
+        if key not in self._constants:
+            self._constants[key] = self.editor.add_constant(hint, value)
+        return self._constants[key]
+
     def _own_grid(self, tensor: str) -> Grid:
         grid = Grid.covering(self.plan.ranges[tensor])
         bounds = self._bounds.get(tensor)
@@ -147,7 +157,7 @@ class Writer:
             return self._tensor(name)
         whole = self.floats(tensor) if tensor in self._codes else self._tensor(tensor)
         inverse = np.float32(1) / np.asarray(self.plan.smoothing[tensor], np.float32)
-        return self.node("Mul", [whole, self.editor.add_constant(f"{tensor}_factors", inverse)], name)
+        return self.node("Mul", [whole, self._shared(f"{tensor}_factors", inverse)], name)
 
     def _tensor(self, name: str) -> gs.Tensor:
         tensor = self.editor.tensor(name)
@@ -166,8 +176,8 @@ class Writer:
         return self.node("DequantizeLinear", [codes, *self._parameters(grid, hint)], f"{hint}_back")
 
     def _parameters(self, grid: Grid, hint: str) -> tuple[gs.Tensor, gs.Tensor]:
-        scale = self.editor.add_constant(f"{hint}_scale", np.array(grid.scale, np.float32))
-        zero = self.editor.add_constant(f"{hint}_zero", np.array(grid.zero, np.uint8))
+        scale = self._shared(f"{hint}_scale", np.array(grid.scale, np.float32))
+        zero = self._shared(f"{hint}_zero", np.array(grid.zero, np.uint8))
         return scale, zero
 
 

@@ -248,3 +248,20 @@ def test_values_that_a_branch_captures_do_not_end_the_process(carriers: tuple[st
 
 
 OPEN = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.stdin.buffer.read())"
+
+
+def test_layers_that_share_a_weight_share_its_codes() -> None:
+    draft = Draft(0)
+    x, weight = draft.input("input", [4, 16]), draft.weight("weight", 16, 16)
+    parts = [draft.node("MatMul", [draft.node("Relu", [x], "pos"), weight], "first")]
+    parts.append(draft.node("MatMul", [draft.node("Tanh", [x], "bent"), weight], "second"))
+    draft.node("Sub", parts, "output")
+    draft.output("output", [4, 16])
+    model = Model.from_proto(draft.model("shared"))
+    candidate = model.clone()
+    emit(candidate, plan_of(model))
+    weights = [
+        t for t in candidate.to_proto().graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2
+    ]
+    assert len(weights) == 1
+    assert sqnr(model, candidate, feeds(model)) > 25
