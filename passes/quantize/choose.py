@@ -14,6 +14,7 @@ from graphopt.passes.quantize.emit import emit
 from graphopt.passes.quantize.plan import Plan
 from graphopt.progress import Progress, Silent
 from graphopt.runtime.latency import PairedLatency, measure_pair
+from graphopt.runtime.openings import measure_openings
 from graphopt.runtime.session import Session, open_session
 from graphopt.runtime.target import Target
 from graphopt.validation.compare import Comparator
@@ -116,12 +117,12 @@ class Bench:
         return self._ratio(self._open(candidate), rough=False)
 
     def side_by_side(self, first: Trial, second: Trial) -> PairedLatency:
-        """Two placements timed against each other; the ratio is the first one's time / the second one's."""
+        """Two placements timed against each other, over several openings; the first one's time / the second one's."""
         models = self.model.clone(), self.model.clone()
         for model, trial in zip(models, (first, second), strict=True):
             emit(model, trial.plan)
-        sessions = self._open(models[0]), self._open(models[1])
-        return measure_pair(*sessions, self.held_out, max_seconds=LONGEST, half_width=0.01)
+        openers = (lambda: self._open(models[0])), (lambda: self._open(models[1]))
+        return measure_openings(openers, self.held_out, max_seconds=2 * LONGEST, half_width=0.01)
 
     def _open(self, model: Model) -> Session:
         return open_session(
