@@ -26,7 +26,7 @@ from graphopt.report.build import (
 )
 from graphopt.report.schema import TIMED_WARNING, RecipeRecord, Report, Timings, Verdict, plain
 from graphopt.runtime.target import Target
-from graphopt.validation.compare import Comparison
+from graphopt.validation.compare import Comparison, OutputComparison
 from graphopt.validation.gates import FLOOR_DROP, FLOOR_SQNR_DB, Gates
 
 
@@ -176,7 +176,7 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         f"{TIMED_WARNING}{p} is inconclusive" for p, found_l in facts.accepted.latencies if not found_l.conclusive
     ]
     found += [
-        f"output {output.name} of the source is NaN or infinite on all {comparison.samples} samples: not compared"
+        f"output {output.name} of the source {_blank(output)} on all {comparison.samples} samples: not compared"
         for _, comparison in facts.accepted.comparisons
         for output in comparison.outputs
         if output.finite_share == 0.0
@@ -188,6 +188,10 @@ def _warnings(facts: RunFacts) -> tuple[str, ...]:
         if _is_bug(s)
     ]
     return tuple(found)
+
+
+def _blank(output: OutputComparison) -> str:
+    return "has no element" if output.empty else "is NaN or infinite"
 
 
 def _unjudged(facts: RunFacts) -> Iterator[str]:

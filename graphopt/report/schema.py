@@ -176,6 +176,7 @@ class OutputRecord(Record):
     nan_mismatch: Count = 0
     shape_mismatch: Count = 0
     finite_share: float = Field(1.0, description="of the source's elements; at 0 nothing could be compared")
+    empty: bool = Field(False, description="it held no element on any sample: nothing could be compared")
 
 
 class ThreeWayRecord(Record):

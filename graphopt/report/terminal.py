@@ -329,13 +329,21 @@ def _fidelity(record: OutputRecord) -> float:
     return float("inf") if record.agreement in (None, 1.0) else 0.0
 
 
+def _discrete(record: OutputRecord) -> str:
+    if record.agreement == 1.0 and not record.shape_mismatch:
+        return "identical"
+    text = f"{fraction(record.agreement or 0.0)} of the elements are equal"
+    return text + (f", shape differs on {record.shape_mismatch} samples" if record.shape_mismatch else "")
+
+
 def _output(record: OutputRecord) -> str:
+    if record.empty:
+        return "nothing was compared: it holds no element on any sample"
     if record.finite_share == 0.0:
         elsewhere = f", {record.nan_mismatch} of them not so in the other model" if record.nan_mismatch else ""
         return f"nothing was compared: all elements of the original are NaN or infinite{elsewhere}"
     if record.kind == "discrete":
-        text = f"{fraction(record.agreement or 0.0)} of the elements are equal"
-        return text + (f", shape differs on {record.shape_mismatch} samples" if record.shape_mismatch else "")
+        return _discrete(record)
     if record.sqnr_db == float("inf") and not record.max_abs:
         return "identical"
     parts = [f"SQNR {decibel(record.sqnr_db)} (worst sample {decibel(record.worst_sqnr_db)})"]

@@ -52,6 +52,7 @@ class OutputComparison:
         nan_mismatch: positions where only one of the two is NaN or infinite, or infinite with another sign.
         shape_mismatch: samples on which the two shapes differ.
         finite_share: share of the reference's elements that are finite; at 0 nothing could be compared.
+        empty: it held no element on any sample, in neither model.
     """
 
     name: str
@@ -67,6 +68,7 @@ class OutputComparison:
     nan_mismatch: int = 0
     shape_mismatch: int = 0
     finite_share: float = 1.0
+    empty: bool = False
 
     @property
     def fidelity_db(self) -> float:
@@ -211,6 +213,8 @@ def _figures(name: str, sums: FloatAccumulator | DiscreteAccumulator) -> OutputC
             agreement=sums.agreement,
             worst_sample=sums.worst_sample,
             shape_mismatch=sums.shape_mismatch,
+            finite_share=float(not sums.empty),
+            empty=sums.empty,
         )
     return OutputComparison(
         name,
@@ -226,6 +230,7 @@ def _figures(name: str, sums: FloatAccumulator | DiscreteAccumulator) -> OutputC
         nan_mismatch=sums.nan_mismatch,
         shape_mismatch=sums.shape_mismatch,
         finite_share=sums.finite_share,
+        empty=sums.empty,
     )
 
 

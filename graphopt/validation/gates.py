@@ -256,9 +256,12 @@ def _sqnr(name: str, bound: float, user_set: bool, provider: str, found: Compari
     worst = found.worst
     if worst is None:
         return GateVerdict(name, False, user_set, bound, None, "dB", "the model has no output", provider)
-    blind = next((o for o in found.outputs if o.finite_share == 0.0), None)
+    blind = next((o for o in found.outputs if o.finite_share == 0.0 and not o.empty), None)
     if blind is not None:
         message = f"output {blind.name!r} of the original is NaN or infinite everywhere: nothing can be compared"
+        return GateVerdict(name, False, user_set, bound, None, "dB", message, provider)
+    if all(output.empty for output in found.outputs):
+        message = f"no output holds an element on any of {found.samples} samples: nothing can be compared"
         return GateVerdict(name, False, user_set, bound, None, "dB", message, provider)
     measured = worst.fidelity_db
     passed = measured >= bound

@@ -162,8 +162,13 @@ class FloatAccumulator:
 
     @property
     def finite_share(self) -> float:
-        """Share of the reference's elements that are finite, in [0, 1]; 1 for an output without elements."""
-        return self.finite_elements / self.elements if self.elements else 1.0
+        """Share of the reference's elements that are finite, in [0, 1]; 0 of none, 1 where shapes differ."""
+        return self.finite_elements / self.elements if self.elements else float(not self.empty)
+
+    @property
+    def empty(self) -> bool:
+        """Whether neither side ever held an element."""
+        return not self.elements and not self.shape_mismatch
 
     @property
     def sqnr_db(self) -> float:
@@ -204,6 +209,7 @@ class DiscreteAccumulator:
 
     equal: int = 0
     seen: int = 0
+    elements: int = 0
     shape_mismatch: int = 0
     samples: int = 0
     worst_agreement: float = 1.0
@@ -226,10 +232,16 @@ class DiscreteAccumulator:
             equal = int(np.count_nonzero(np.asarray(reference == output))) if reference.size else 1
         self.equal += equal
         self.seen += size
+        self.elements += int(reference.size)
         share = equal / size
         if self.worst_sample is None or share < self.worst_agreement:
             self.worst_agreement = share
             self.worst_sample = index
+
+    @property
+    def empty(self) -> bool:
+        """Whether neither side ever held an element."""
+        return not self.elements and not self.shape_mismatch
 
     @property
     def agreement(self) -> float:

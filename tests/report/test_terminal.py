@@ -114,6 +114,14 @@ def test_an_output_that_holds_no_number_is_not_called_identical():
     assert "1 of them not so in the other model" in " ".join(text.split())
 
 
+def test_an_output_without_elements_is_not_called_identical():
+    blank = OutputRecord(name="boxes", kind="discrete", agreement=1.0, finite_share=0.0, empty=True)
+    equal = OutputRecord(name="ids", kind="discrete", agreement=1.0)
+    text = render(report(validation=(validation().model_copy(update={"outputs": (blank, equal)}),)))
+    assert "nothing was compared: it holds no element on any sample" in line_with(text, "boxes")
+    assert line_with(text, "ids").split() == ["ids", "identical"]
+
+
 def test_two_providers_are_told_apart():
     two = (latency(), latency(3.0, 2.9, 3.1, "CUDAExecutionProvider"))
     text = render(report(latency=two))

@@ -181,3 +181,13 @@ def test_an_output_that_is_nan_everywhere_passes_no_sqnr_gate():
     assert not found.passed
     assert found.measured is None
     assert "'dead'" in found.message
+
+
+def test_outputs_without_elements_prove_nothing():
+    empty = output("boxes", sqnr=math.inf, finite_share=0.0, empty=True)
+    alone = verdict(Gates(min_sqnr=30.0, never_slower=False), comparison(empty))
+    assert not alone.passed
+    assert "no output holds an element" in alone.message
+    beside = verdict(Gates(min_sqnr=30.0, never_slower=False), comparison(output(sqnr=40.0), empty))
+    assert beside.passed
+    assert beside.measured == 40.0

@@ -180,3 +180,20 @@ def test_extension_types_are_floats():
     assert is_float(np.zeros(1, ml_dtypes.float8_e4m3fn))
     assert not is_float(np.zeros(1, ml_dtypes.int4))
     assert not is_float(np.zeros(1, bool))
+
+
+def test_nothing_is_said_of_outputs_that_never_held_an_element() -> None:
+    numbers, others = FloatAccumulator(), DiscreteAccumulator()
+    for found, dtype in ((numbers, np.float32), (others, np.int64)):
+        found.update(np.zeros((0, 4), dtype), np.zeros((0, 4), dtype))
+        assert found.empty
+    assert numbers.finite_share == 0.0
+    numbers.update(np.ones(3, np.float32), np.ones(3, np.float32))
+    others.update(np.ones(3, np.int64), np.ones(3, np.int64))
+    assert not numbers.empty and not others.empty and numbers.finite_share == 1.0
+
+
+def test_an_output_whose_shape_differs_is_not_empty() -> None:
+    found = FloatAccumulator()
+    found.update(np.zeros((0, 4), np.float32), np.zeros((1, 4), np.float32))
+    assert not found.empty and found.sqnr_db == -np.inf
