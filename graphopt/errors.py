@@ -102,6 +102,14 @@ class GraphoptError(Exception):
             text += f": {self.why}"
         return text
 
+    def within(self, place: str) -> GraphoptError:
+        """This error, its ``where`` beginning with the place (a file) that it happened in."""
+        if self.where is None:
+            self.where = place
+        elif place not in self.where:
+            self.where = f"{place}: {self.where}"
+        return self
+
     def as_dict(self) -> dict[str, str | int | None]:
         """The error as the report's JSON holds it."""
         return {

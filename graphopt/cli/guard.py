@@ -13,10 +13,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
-
-import click
 
 from graphopt.blackbox import BlackBox, doing
 from graphopt.cli.limits import limit_memory, machine_memory
@@ -38,8 +36,11 @@ def wanted(words: Sequence[str]) -> bool:
     return hasattr(os, "fork") and bool(words) and words[0] in GUARDED and not alone
 
 
-def split() -> int | GraphoptError | None:
+def split(tell: Callable[[str], None]) -> int | GraphoptError | None:
     """Fork; and once more, without it, for each pass that a child crashes in.
+
+    Args:
+        tell: takes the line that says so.
 
     Returns:
         In the child ``None``, at once. In the parent, when the last child has ended: its exit code, or what killed it.
@@ -48,12 +49,12 @@ def split() -> int | GraphoptError | None:
     sys.stderr.flush()
     held = signal.pthread_sigmask(signal.SIG_BLOCK, _RELAYED)
     try:
-        return _attempts(held)
+        return _attempts(held, tell)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
-def _attempts(held: set[int | signal.Signals]) -> int | GraphoptError | None:
+def _attempts(held: set[int | signal.Signals], tell: Callable[[str], None]) -> int | GraphoptError | None:
     parent, box, end = os.getpid(), BlackBox(), 0.0
     while True:
         child = os.fork()
@@ -67,7 +68,7 @@ def _attempts(held: set[int | signal.Signals]) -> int | GraphoptError | None:
         end = end or box.end
         if end and time.monotonic() >= end:
             return LimitError("GO-702", "--timeout ran out", where=ended.where)
-        click.echo(f"warning: {ended.what} ({ended.where}): starting over without this pass", err=True)
+        tell(f"warning: {ended.what} ({ended.where}): starting over without this pass")
         box = BlackBox({**box.fallen, box.part: _left_out(ended)})
 
 

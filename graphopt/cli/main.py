@@ -87,7 +87,8 @@ def main(args: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     words = sys.argv[1:] if args is None else args
     if args is None and guard.wanted(words):
-        ended = guard.split()
+        quiet = not {"-q", "--quiet"}.isdisjoint(words)
+        ended = guard.split(lambda line: None if quiet else click.echo(line, err=True))
         if ended is not None:
             sys.exit(ended if isinstance(ended, int) else _report(ended, words))
         if "--debug" in words:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from graphopt.errors import LimitError, ModelError
+from graphopt.errors import GraphoptError, LimitError, ModelError
 from graphopt.model import algorithms, envelope, opset, save, shapes, wellformed
 from graphopt.model.arrays import Array
 from graphopt.model.check import check_skeleton
@@ -86,7 +86,10 @@ class Model:
             LimitError: GO-701, the model exceeds one of ``limits``.
         """
         file = Path(path)
-        return cls._build(read_model(file, limits), file, limits, store)
+        try:
+            return cls._build(read_model(file, limits), file, limits, store)
+        except GraphoptError as error:
+            raise error.within(str(path)) from error.__cause__
 
     @classmethod
     def from_proto(

@@ -44,7 +44,7 @@ def test_it_is_refused(case: Case, place: Place, cli: Cli) -> None:
     done = cli("run", *words)
     assert done.code == case.exit_code, done.err
     assert f"error[{case.code}]" in done.err
-    assert case.said in done.err
+    assert case.said in done.err.replace(f"{words[0]}: ", "")
     assert "Traceback" not in done.err
     assert len(done.err.strip().splitlines()) <= 2, done.err
     assert done.out == ""
@@ -98,3 +98,9 @@ def content(folder: Path) -> dict[str, bytes | None]:
 
 def walk(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if not p.is_symlink()]
+
+
+@named(MODELS)
+def test_the_error_names_the_file(case: Case, place: Place, cli: Cli) -> None:
+    model, *rest = case.words(place)
+    assert Path(model).name in cli("run", model, *rest).err
