@@ -113,7 +113,7 @@ def _fits(wanted: tuple[int | str | None, ...], shape: tuple[int, ...]) -> bool:
 def _require_tensor(spec: TensorSpec) -> None:
     if spec.kind != "tensor" or spec.dtype is None:
         hint = "give real samples: --data module:function"
-        raise SampleError("GO-402", f"cannot make up values for input {spec.name!r}, a {spec.kind}", hint=hint)
+        raise SampleError("GO-402", f"cannot make up values for input {spec.name!r} ({spec.kind})", hint=hint)
 
 
 def _shape(spec: TensorSpec, sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ model runs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -140,9 +140,20 @@ def _search(
         if not failure:
             return PreparedFeeds(feeds, shapes=guess, tried=tuple(tried))
         reason = reason or failure
-    listed = ", ".join(str(size) for size in tried)
-    hint = "give real samples with --data, or sizes with --dim NAME=SIZE or --shape INPUT=1x3x224x224"
-    return PreparedFeeds(None, f"{reason}; sizes of dynamic dimensions tried: {listed}; {hint}", tried=tuple(tried))
+    return PreparedFeeds(None, "; ".join(_reasons(model.interface, reason, tried)), tried=tuple(tried))
+
+
+def _reasons(interface: Interface, reason: str, tried: Collection[int]) -> Iterator[str]:
+    """Why no inputs could be made up, and what to do."""
+    yield reason or f"inputs of more than {MOST_ELEMENTS:,} elements are not made up"
+    if any(spec.kind != "tensor" for spec in interface.inputs):
+        yield "give real samples with --data MODULE:FUNCTION, which may yield lists and None"
+    elif not dynamic_dims(interface):
+        yield "give real samples with --data"
+    else:
+        if tried:
+            yield f"sizes of dynamic dimensions tried: {', '.join(str(size) for size in tried)}"
+        yield "give real samples with --data, or sizes with --dim NAME=SIZE or --shape INPUT=1x3x224x224"
 
 
 def _require_known(interface: Interface, dims: Mapping[str, int]) -> None:

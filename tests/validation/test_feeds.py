@@ -192,3 +192,27 @@ def test_a_picture_of_unknown_channels_takes_them_from_the_first_weight() -> Non
     prepared = prepare_feeds(Model.from_proto(proto), None, seed=0, target=Target())
     assert prepared.feeds is not None, prepared.reason
     assert prepared.shapes["x"][:2] == (1, 3)
+
+
+def test_inputs_too_large_to_make_up_are_said_to_be():
+    huge = model_of(
+        [helper.make_node("Relu", ["x"], ["y"])], [("x", TensorProto.FLOAT, [2**40])], [("y", TensorProto.FLOAT)]
+    )
+    found = prepare_feeds(huge, None, seed=0, target=TARGET)
+    assert found.feeds is None
+    assert "more than 67,108,864 elements are not made up; give real samples" in found.reason
+    assert "tried" not in found.reason and "--dim" not in found.reason
+
+
+def test_inputs_that_are_no_tensors_are_answered_with_a_function():
+    sequence = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)
+    graph = helper.make_graph(
+        [helper.make_node("SequenceLength", ["s"], ["n"])],
+        "g",
+        [sequence],
+        [helper.make_tensor_value_info("n", TensorProto.INT64, [])],
+    )
+    model = Model.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))
+    reason = prepare_feeds(model, None, seed=0, target=TARGET).reason
+    assert "input 's' (sequence); give real samples with --data MODULE:FUNCTION" in reason
+    assert "--dim" not in reason
