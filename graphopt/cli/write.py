@@ -59,7 +59,9 @@ def plan_outputs(models: Sequence[Path], output: str, report: Path | None, *, ov
         if report is not None and len(models) > 1:
             raise UsageError("GO-201", "--report names one file, but there are several models")
         if len(set(files)) < len(files):
-            raise UsageError("GO-201", "two models have the same file name", hint="run them into different folders")
+            twice = next(file.name for file in files if files.count(file) > 1)
+            hint = "run them into different folders"
+            raise UsageError("GO-201", "two models have the same file name", where=twice, hint=hint)
         if not place.is_dir():
             _require_folder_name(place, output)
             _make_folder(place)
@@ -87,7 +89,11 @@ def write_result(result: Result, destination: Destination, *, command: tuple[str
     if report.output is not None:
         result.model.save(destination.model, overwrite=destination.overwrite)
         report = report.model_copy(update={"output": report.output.model_copy(update={"path": str(destination.model)})})
-    write_text(destination.place_of(report), report.to_json())
+    place = destination.place_of(report)
+    write_text(place, report.to_json())
+    if report.output is not None and place != destination.failed:
+        # What failed before is no longer true of the model that lies here now.
+        destination.failed.unlink(missing_ok=True)
     return report
 
 

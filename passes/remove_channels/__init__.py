@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from pydantic import Field
 
 from graphopt.analysis.channels import Channels, Group, channel_groups
@@ -98,8 +99,9 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
         operator without a rule, Softmax, LayerNormalization or a reduction over the channels, a body of If, Loop
         or Scan, Q/DQ, an overridable initializer or a computed shape that cannot be rewritten; where a removed channel
         would be neither zero nor a constant that is exactly a bias; where `only` or `skip` leaves out one of its
-        layers; where rounding keeps all of it. Whole groups of a grouped convolution stay. A model without any
-        Conv, ConvTranspose, Gemm or MatMul is refused as a whole.
+        layers; where rounding keeps all of it; where a weight is read elsewhere too and its copy would outweigh the
+        cut. Whole groups of a grouped convolution stay. A model without any Conv, ConvTranspose, Gemm or MatMul is
+        refused as a whole.
 
     Safety:
         APPROXIMATE: the error is reported per output and obeys the gates. The removal itself is exact: the manager
@@ -188,8 +190,9 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
         options = self.options
         skipped = [Skip(w.node.name or w.node.op, f"{w.size or '?'} channels stay: {w.reason}") for w in channels.whole]
         eligible: list[Group] = []
+        cuttable = {id(node) for group in channels.groups for node in group.nodes()}
         for group in channels.groups:
-            reason = self._left_out(ctx, group)
+            reason = self._left_out(ctx, group) or self._copied(ctx, group, cuttable)
             if reason is None:
                 eligible.append(group)
             else:
@@ -215,6 +218,20 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
         if self.options.scope == "inner" and group.residual:
             return "a residual connection ties them together and scope is inner"
         return None
+
+    def _copied(self, ctx: PassContext, group: Group, cuttable: Collection[int]) -> str | None:
+        """Why cutting a group would make the model larger: what reads its weights elsewhere keeps them whole."""
+        weights = {id(m.use.node.inputs[m.use.index]): m.use for m in group.members}
+        staying = {
+            use.node.inputs[use.index].name: use.value.size
+            for use in weights.values()
+            if _stays(ctx, use.node.inputs[use.index], cuttable)
+        }
+        copied, whole = sum(staying.values()), sum(use.value.size for use in weights.values())
+        if not copied or self.options.ratio * (whole - copied) > (1 - self.options.ratio) * copied:
+            return None
+        named = next(iter(staying))
+        return f"weight {named!r} is read elsewhere, where it stays whole, and a copy would be larger than what is cut"
 
     def _importance(self, ctx: PassContext) -> Literal["l2", "obs"]:
         wanted = self.options.importance
@@ -265,6 +282,11 @@ class RemoveChannels(Pass[RemoveChannelsOptions]):
             "channels": total,
             "channels_removed": removed,
         }
+
+
+def _stays(ctx: PassContext, weight: gs.Tensor, cuttable: Collection[int]) -> bool:
+    """Whether something keeps a weight whole: an output that it is, or a node that belongs to no group."""
+    return ctx.editor.is_output(weight) or any(id(node) not in cuttable for node in ctx.editor.consumers(weight))
 
 
 def _headline(summary: Mapping[str, float]) -> str:

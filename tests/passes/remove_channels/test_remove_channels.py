@@ -152,6 +152,24 @@ def test_one_weight_shared_by_two_layers_is_sliced_for_each() -> None:
     assert gap(result.oracle, candidate) <= 1e-5
 
 
+def test_a_weight_that_stays_whole_elsewhere_is_not_copied_to_cut_it() -> None:
+    proto = builders.mlp(0)
+    weight = next(w for w in proto.graph.initializer if w.name == "fc2.weight")
+    proto.graph.output.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    candidate, result = removed(proto)
+    assert not result.modified and candidate.parameter_count == Model.from_proto(proto).parameter_count
+    assert "weight 'fc2.weight' is read elsewhere, where it stays whole" in reasons(result)
+
+
+def test_a_small_weight_that_stays_elsewhere_does_not_keep_a_large_one() -> None:
+    proto = builders.mlp(0)
+    bias = next(w for w in proto.graph.initializer if w.name == "fc1.bias")
+    proto.graph.output.append(onnx.helper.make_tensor_value_info(bias.name, bias.data_type, bias.dims))
+    candidate, result = removed(proto)
+    assert result.modified
+    assert candidate.parameter_count < Model.from_proto(proto).parameter_count
+
+
 def test_shapes_that_the_graph_computes_are_followed() -> None:
     draft = Draft(0)
     x = draft.conv(draft.input("input", ["n", 3, 4, 4]), "c", 3, 8)
