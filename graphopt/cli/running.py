@@ -38,11 +38,11 @@ def run_models(models: Sequence[Path], output: str, words: dict[str, Any]) -> in
     request = _request(words)
     for model in models:
         require_file(model)
-    # Only now: nobody should have to allow an overwrite to learn that another word of the command is wrong.
-    destinations = plan_outputs(models, output, words["report"], overwrite=words["overwrite"])
     if len(models) > 1:
         for model in models:
             Model.open(model)  # a model that cannot be read stops the command before another one is written
+    # Only now: nobody should have to allow an overwrite to learn that another word of the command is wrong.
+    destinations = plan_outputs(models, output, words["report"], overwrite=words["overwrite"])
     show = _print_line if len(models) > 1 else _print_document
     return max(_run_one(request, model, where, words, show) for model, where in zip(models, destinations, strict=True))
 

@@ -245,6 +245,7 @@ def test_a_failed_gate_does_not_stand_in_the_way_of_the_next_try(
     left = "named.json" if named else "out.graphopt.failed.json"
     assert [path.name for path in tmp_path.iterdir()] == [left]
     assert cli(*words, "--pass", "simplify", "--no-measure").code == 0
+    assert not (tmp_path / "out.graphopt.failed.json").exists()
     again = cli(*words, "--pass", "simplify", "--no-measure")
     assert (again.code, "GO-502" in again.err) == (5, True)
 
