@@ -128,11 +128,13 @@ def _typed(spec: TensorSpec, array: Array, where: str) -> Array:
     # npz files keep the types of ml_dtypes (bfloat16 …) as plain bytes of the same size.
     if array.dtype == np.dtype(f"V{wanted.itemsize}") and wanted.isbuiltin != 1:
         return array.view(wanted)
+    # npz files hold text as numpy's str; an array of objects would need pickle.
+    name = "str" if wanted == np.dtype(object) else wanted.name
     raise SampleError(
         "GO-402",
         f"input {spec.name!r} expects {describe(spec)}, the sample holds {describe_array(array)}",
         where=where,
-        hint=f"store it as {wanted.name}: array.astype({wanted.name!r})",
+        hint=f"store it as {name}: array.astype({name!r})",
     )
 
 

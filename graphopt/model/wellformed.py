@@ -237,12 +237,28 @@ def lists_of_graphs(proto: onnx.ModelProto) -> Iterator[Finding]:
 
 
 def repeated_names(proto: onnx.ModelProto) -> Iterator[Finding]:
-    """Node names that several nodes have: a note, since they are made unique on opening."""
-    counts = Counter(node.name for node in walk_nodes(proto.graph.node) if node.name)
-    repeated = [name for name, count in counts.items() if count > 1]
-    if repeated:
-        shown = ", ".join(repeated[:3]) + (", …" if len(repeated) > 3 else "")
-        yield Finding("GO-326", "note", f"{len(repeated)} node names are used more than once: made unique", shown)
+    """Node names that several nodes have: they are made unique on opening, where onnxruntime refuses the file."""
+    names = _repeated(walk_nodes(proto.graph.node))
+    if not names:
+        return
+    shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    what = f"node names are used more than once ({len(names)}): made unique"
+    bodies = (
+        body
+        for node in walk_nodes(proto.graph.node)
+        for attribute in node.attribute
+        for body in attribute_graphs(attribute)
+    )
+    # Between a graph and its bodies they may repeat.
+    if any(_repeated(graph.node) for graph in (proto.graph, *bodies)):
+        yield Finding("GO-326", "warning", f"{what}; onnxruntime does not open the file as it is", shown)
+    else:
+        yield Finding("GO-326", "note", what, shown)
+
+
+def _repeated(nodes: Iterable[onnx.NodeProto]) -> list[str]:
+    counts = Counter(node.name for node in nodes if node.name)
+    return [name for name, count in counts.items() if count > 1]
 
 
 def structure(graph: onnx.GraphProto) -> Iterator[Finding]:

@@ -89,9 +89,9 @@ def test_the_runtimes_own_domain_is_known(tmp_path: Path) -> None:
     assert findings(tmp_path, model) == ()
 
 
-def test_unsorted_nodes_and_repeated_names_are_notes(tmp_path: Path) -> None:
+def test_unsorted_nodes_are_noted_and_repeated_names_that_onnxruntime_refuses_warned_of(tmp_path: Path) -> None:
     found = findings(tmp_path, model_of([relu("a", "y", name="same"), relu("x", "a", name="same")]))
-    assert shown(found) == [("GO-326", "note"), ("GO-326", "note")]
+    assert shown(found) == [("GO-326", "warning"), ("GO-326", "note")]
     assert {"same", "graph 'g'"} == {finding.where for finding in found}
 
 
