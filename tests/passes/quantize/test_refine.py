@@ -15,19 +15,18 @@ CODES = RoundedWeight(np.zeros((2, 2), np.int8), np.ones(2, np.float32))
 AUTO = Means("auto", "auto", "auto")
 
 
+class Plain:
+    """Statistics that say nothing."""
+
+    def plan(self, *, limit_pairs: bool) -> Plan:
+        return Plan(frozenset(), limit_pairs=limit_pairs)
+
+
 class Fake(Maker):
     """Makes plans that say what went into them; ``smooths``: whether there is anything to smooth."""
 
     def __init__(self, *, smooths: bool = True) -> None:
-        self.__dict__["smooths"] = smooths
-
-    def make(self, means: Means) -> Plan:
-        plan = Plan(frozenset())
-        if means.smoothing == "on":
-            plan = self.smoothed(plan)
-        if means.rounding == "on":
-            plan = self.rounded(plan)
-        return self.corrected(plan) if means.correction == "on" else plan
+        self.__dict__.update(smooths=smooths, statistics=Plain(), integer=frozenset(), limit_pairs=False)
 
     def smoothed(self, plan: Plan) -> Plan:
         return self._with(plan, smoothing={"x": [1.0]} if self.__dict__["smooths"] else {})
