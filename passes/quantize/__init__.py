@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -64,7 +66,7 @@ class QuantizeOptions(PassOptions):
     smoothing: Switch = Field(
         "auto",
         description="divide the channels of what linear layers read by factors that their weights take back; "
-        "auto: where `min_sqnr` is missed without, and held-out samples gain by it",
+        "auto: where `min_sqnr` is missed without, and held-out samples gain by it; with min-max alone",
     )
     min_sqnr: float = Field(
         20.0, description="SQNR on held-out calibration samples that a candidate should reach, dB; a soft target"
@@ -224,7 +226,9 @@ class Quantize(Pass[QuantizeOptions]):
         return self.options.model_copy(update=decided)
 
     def _given(self) -> Means:
-        return Means(self.options.rounding, self.options.bias_correction, self.options.smoothing)
+        # Factors follow what channels reach: with a percentile, what it cuts off would count again.
+        smoothing = self.options.smoothing if self.options.calibration == "min-max" else "off"
+        return Means(self.options.rounding, self.options.bias_correction, smoothing)
 
     def _refined(self, work: Work, calibrated: Calibrated, bench: Bench, ctx: PassContext) -> Plan:
         """Ranges and the like of placements on trial."""
@@ -232,7 +236,23 @@ class Quantize(Pass[QuantizeOptions]):
         if not whole:
             return bench.template
         maker = Maker(work, calibrated.rest, calibrated.fitting, whole, limit, ctx.target, ctx.progress)
-        return refined(maker, self._given(), bench.sqnr_of, self.options.min_sqnr)
+        means = self._given()
+        if calibrated.fitting is ctx.samples and means.rounding == "auto":
+            # Too few samples to judge on others than those that it was made from: it would always seem to gain.
+            means = replace(means, rounding="off")
+        half = bench.left / 2
+        return refined(
+            maker, means, self._judge(work, bench, ctx), self.options.min_sqnr, has_time=lambda: bench.left > half
+        )
+
+    def _judge(self, work: Work, bench: Bench, ctx: PassContext) -> Callable[[Plan], float]:
+        """SQNR of a plan; one whose quotients cost a layer its integer kernel has none."""
+
+        def judge(plan: Plan) -> float:
+            loses = plan.smoothing and fusing(work.model, work.units, plan, ctx.target)[1]
+            return -math.inf if loses else bench.sqnr_of(plan)
+
+        return judge
 
     def _choose(self, work: Work, calibrated: Calibrated, bench: Bench | None, ctx: PassContext) -> frozenset[str]:
         """The units to make integer; none if it is not worth it."""

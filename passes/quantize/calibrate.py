@@ -167,13 +167,17 @@ def calibrate(work: Work, ctx: PassContext, percentile: float, *, split: bool) -
 
 
 def _observed(work: Work, ctx: PassContext, samples: Samples, percentile: float) -> Activations:
-    axes = {unit.reads[0]: activation_axis(unit) for unit in work.units.all if unit.kind in HEAVY}
+    axes: dict[str, int] = {}
+    clashing: set[str] = set()
+    for unit in work.units.all:
+        if unit.kind in HEAVY and axes.setdefault(unit.reads[0], activation_axis(unit)) != activation_axis(unit):
+            clashing.add(unit.reads[0])
     return observe(
         work.model,
         observed_tensors(work.units),
         samples,
         histograms=percentile < 100,
-        channel_axes=axes,
+        channel_axes={name: axis for name, axis in axes.items() if name not in clashing},
         target=ctx.target,
         progress=ctx.progress,
     )

@@ -195,7 +195,10 @@ def _weights(model: Model, chosen: Collection[Unit], template: Plan) -> dict[str
         error = None if mean is None else mean_error(weight - rounded, axis, np.asarray(mean))
         if error is not None and unit.head.op != "MatMul":
             bias = model.editor.constant(unit.head.inputs[2]) if len(unit.head.inputs) > 2 else None
-            values[2] = error if bias is None else (bias.reshape(-1) + error).astype(np.float32)
+            # The node multiplies the product with alpha and what it adds with beta.
+            alpha, beta = (float(unit.head.attrs.get(name, 1.0)) for name in ("alpha", "beta"))
+            moved = error * np.float32(alpha / (beta or 1.0))
+            values[2] = moved if bias is None else (bias.reshape(-1) + moved).astype(np.float32)
         found[unit.head.outputs[0].name] = values
     return found
 

@@ -98,7 +98,9 @@ class Maker:
         return replace(plan, channel_mean=self.statistics.means(plan.smoothing))
 
 
-def refined(maker: Maker, means: Means, judge: Callable[[Plan], float], target_db: float) -> Plan:
+def refined(
+    maker: Maker, means: Means, judge: Callable[[Plan], float], target_db: float, *, has_time: Callable[[], bool]
+) -> Plan:
     """The plan whose numbers do best.
 
     Args:
@@ -106,6 +108,7 @@ def refined(maker: Maker, means: Means, judge: Callable[[Plan], float], target_d
         means: those that are given, and those to be judged.
         judge: SQNR of a plan, dB.
         target_db: SQNR that is enough: from there on, nothing is smoothed.
+        has_time: whether another of the means may be tried; those that are given are used whatever they take.
 
     Raises:
         RuntimeFailure: GO-603 or GO-604, the model does not open or run.
@@ -113,15 +116,23 @@ def refined(maker: Maker, means: Means, judge: Callable[[Plan], float], target_d
     given = Means(*(_switch(value == "on") for value in (means.rounding, means.correction, means.smoothing)))
     plan = maker.make(given)
     best = plan, judge(plan)
-    if means.rounding == "auto":
+    if means.rounding == "auto" and has_time():
         rounded = maker.rounded(plan)
         best = _better(best, rounded if rounded.weights else None, judge, GAIN_DB)
-    if means.smoothing == "auto" and best[1] < target_db:
-        smooth = maker.make(replace(given, smoothing="on", rounding=_switch(means.rounding != "off")))
-        best = _better(best, smooth if smooth.smoothing else None, judge, SMOOTHING_GAIN_DB)
+    if means.smoothing == "auto" and best[1] < target_db and has_time():
+        best = _better(best, _smooth(maker, given, means.rounding != "off"), judge, SMOOTHING_GAIN_DB)
     if means.correction == "auto":
         best = _better(best, maker.corrected(best[0]), judge, GAIN_DB)
     return best[0]
+
+
+def _smooth(maker: Maker, given: Means, round_too: bool) -> Plan | None:
+    """A smoothed plan; rounding, too, since padding in step hides what smoothing gains; ``None``: nothing to smooth."""
+    smooth = maker.make(replace(given, smoothing="on", rounding="off", correction="off"))
+    if not smooth.smoothing:
+        return None
+    rounded = maker.rounded(smooth) if round_too else smooth
+    return maker.corrected(rounded) if given.correction == "on" else rounded
 
 
 def _better(

@@ -35,6 +35,8 @@ LEAST_GAIN = 1.5
 """A tensor whose noise falls by less than this factor is left alone: dividing takes time."""
 LEAST_REACH = 0.01
 """Every channel is taken to reach at least this share of the farthest: other samples may wake a silent one."""
+MOST_WEIGHTS = 1 << 22
+"""Of more weights than these, every so many outputs are looked at: they are many to choose few factors by."""
 _START = 0.8
 _MOMENTUM, _DECAY = 0.9, 0.99
 
@@ -44,7 +46,8 @@ def find_smoothing(
 ) -> Mapping[str, Sequence[float]]:
     """Factors for the tensors that linear layers read, where they pay.
 
-    What an integer unit gives in codes is left as it is: it was rounded already. Linear layers give floats.
+    What comes in codes is left as it is: it was rounded already. So is what a layer's Relu or Clip gives, which its
+    integer kernel takes in only before a QuantizeLinear, and what a convolution reads too, along another axis.
 
     Args:
         model: the float model.
@@ -55,21 +58,30 @@ def find_smoothing(
     Returns:
         Tensor name → one factor a channel, > 0 and representable as float32.
     """
-    coded = {tensor for unit in units.all if unit.name in integer and not unit.float_output for tensor in unit.writes}
+    left = _left(units, integer)
     readers: dict[str, list[Unit]] = {}
     for unit in units.all:
-        if unit.kind is Kind.LINEAR and unit.name in integer and unit.reads[0] not in coded:
+        if unit.kind is Kind.LINEAR and unit.name in integer and unit.reads[0] not in left:
             readers.setdefault(unit.reads[0], []).append(unit)
     found: dict[str, Sequence[float]] = {}
     for tensor, layers in readers.items():
         channels = activations.channels.get(tensor)
         weight = np.concatenate([by_inputs(model, unit) for unit in layers], axis=1)
-        if channels is None or channels.minimum.shape != weight.shape[:1]:
+        taken = model.editor.tensor(smoothed_name(tensor)) is not None
+        if taken or channels is None or channels.minimum.shape != weight.shape[:1]:
             continue
         factors, gain = least_noise(channels, weight)
         if gain >= LEAST_GAIN:
             found[tensor] = [float(np.float32(factor)) for factor in factors]
     return found
+
+
+def _left(units: Units, integer: Collection[str]) -> set[str]:
+    """Tensors that are not to be divided."""
+    chosen = [unit for unit in units.all if unit.name in integer]
+    found = {t for unit in chosen if not unit.float_output or unit.bounds is not None for t in unit.writes}
+    # Behind an Add or Concat in integers the codes are read back, also of what a linear layer gives.
+    return found | {t for unit in chosen if unit.kind is not Kind.LINEAR for t in unit.reads}
 
 
 def smoothed(plan: Plan, smoothing: Mapping[str, Sequence[float]], activations: Activations) -> Plan:
@@ -134,7 +146,8 @@ class _Noise:
         self._low = np.where(silent & (high < low), floor, low)
         self.reach = np.maximum(self._high, self._low)
         self._power = channels.mean_square
-        self._weight = np.ascontiguousarray(np.abs(weight.T))
+        step = -(-weight.size // MOST_WEIGHTS) or 1
+        self._weight = np.ascontiguousarray(np.abs(weight[:, ::step].T))
         self._rows = np.arange(len(self._weight))
         self._norms = np.square(self._weight, dtype=np.float64).sum(0)
         self.largest = np.maximum(self._weight.max(0).astype(np.float64), 1e-9)

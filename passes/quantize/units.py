@@ -232,6 +232,8 @@ def _gemm(finder: _Finder, node: gs.Node) -> Unit | None:
         return None
     if node.attrs.get("transA", 0):
         raise Unfit("transA = 1 has no integer kernel")
+    if float(node.attrs.get("alpha", 1.0)) == 0:
+        raise Unfit("alpha = 0 leaves nothing of its product")
     if len(node.inputs) > 2 and not node.inputs[2].is_empty():
         columns = weight.shape[0 if node.attrs.get("transB", 0) else 1]
         bias = finder.editor.constant(node.inputs[2])

@@ -61,10 +61,8 @@ def unfused_layers(model: Model, target: Target) -> frozenset[str]:
     """
     nodes = optimized_nodes(model, provider=target.provider, custom_op_libraries=target.custom_op_libraries)
     reading = [node for node in nodes if node.op.rsplit(":", 1)[-1] == "DequantizeLinear"]
-    floats = {name for node in reading for name in (node.inputs[0], *node.outputs)}
-    return frozenset(
-        node.outputs[0].name for node, back in _written(model) if {back.inputs[0].name, back.outputs[0].name} & floats
-    )
+    floats = {name for node in reading for name in node.outputs}
+    return frozenset(node.outputs[0].name for node, back in _written(model) if back.outputs[0].name in floats)
 
 
 def loaded_kernels(model: Model, target: Target) -> Counter[str]:

@@ -212,14 +212,28 @@ def in_integers(
         bias: [channels], in the kernel's unit.
     """
     whole = weight * kernel_multiplier(unit, plan)
-    given = plan.weights.get(unit.name)
-    if given is not None and _holds(given, grid.scale, bias):
-        return whole, _with_bias(given, grid.scale, bias)
+    given, axis = plan.weights.get(unit.name), channel_axis(unit)
+    if given is not None:
+        given = _for_bias(given, axis, grid.scale, bias)
+        if _bias_fits(given, grid.scale, bias):
+            return whole, _with_bias(given, grid.scale, bias)
     peaks = peak_codes(unit, whole, plan, grid)
-    return whole, quantize_weight(whole, channel_axis(unit), grid.scale, bias, peaks=peaks)
+    return whole, quantize_weight(whole, axis, grid.scale, bias, peaks=peaks)
 
 
-def _holds(weight: RoundedWeight, input_scale: float, bias: npt.NDArray[np.float32] | None) -> bool:
+def _for_bias(
+    weight: RoundedWeight, axis: int, input_scale: float, bias: npt.NDArray[np.float32] | None
+) -> RoundedWeight:
+    """The same weight; channels of zeros get the scale that their bias wants, since any will do for them."""
+    others = tuple(i for i in range(weight.codes.ndim) if i != axis)
+    dead = ~weight.codes.any(axis=others)
+    if bias is None or not dead.any():
+        return weight
+    need = np.maximum(np.abs(bias, dtype=np.float64) / BIAS_LIMIT, SMALLEST_PRODUCT) / input_scale
+    return RoundedWeight(weight.codes, np.where(dead & (bias != 0), need, weight.scales).astype(np.float32))
+
+
+def _bias_fits(weight: RoundedWeight, input_scale: float, bias: npt.NDArray[np.float32] | None) -> bool:
     """Whether a bias fits the scales that a weight was rounded on."""
     products = input_scale * weight.scales.astype(np.float64)
     return bool(products.min() >= SMALLEST_PRODUCT) and (

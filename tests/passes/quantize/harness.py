@@ -27,7 +27,7 @@ from graphopt.testing.trial import DIMS
 from graphopt.validation.compare import compare
 
 
-def outliers(far: float = 40.0, activation: str = "Relu") -> onnx.ModelProto:
+def outliers(far: float = 40.0, activation: str = "Elu") -> onnx.ModelProto:
     """Two linear layers; between them two of 128 channels reach ``far`` times as far as the others."""
     draft = Draft(0)
     up, down = (draft.rng.standard_normal(shape) / 8 for shape in ((64, 128), (128, 64)))

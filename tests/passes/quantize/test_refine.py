@@ -69,12 +69,12 @@ class Judge:
 def test_a_means_is_used_where_held_out_samples_gain(
     plain: float, worth: Mapping[str, float], used: tuple[Switch, Switch, Switch]
 ) -> None:
-    assert Means.of(refined(Fake(), AUTO, Judge(plain, worth), 20.0)) == Means(*used)
+    assert Means.of(refined(Fake(), AUTO, Judge(plain, worth), 20.0, has_time=lambda: True)) == Means(*used)
 
 
 def test_nothing_is_smoothed_where_the_target_is_reached() -> None:
     judge = Judge(21, {})
-    refined(Fake(), AUTO, judge, 20.0)
+    refined(Fake(), AUTO, judge, 20.0, has_time=lambda: True)
     assert all(means.smoothing == "off" for means in judge.seen)
 
 
@@ -82,11 +82,17 @@ def test_nothing_is_smoothed_where_the_target_is_reached() -> None:
 def test_what_is_given_is_not_judged(switch: Switch) -> None:
     given = Means(switch, switch, switch)
     judge = Judge(10, {"rounding": -5, "smoothing": 5, "correction": 5})
-    assert Means.of(refined(Fake(), given, judge, 20.0)) == given
+    assert Means.of(refined(Fake(), given, judge, 20.0, has_time=lambda: True)) == given
     assert len(judge.seen) == 1
 
 
 def test_a_model_with_nothing_to_smooth_is_judged_once_less() -> None:
     judge = Judge(10, {"smoothing": 5})
-    found = refined(Fake(smooths=False), Means("off", "off", "auto"), judge, 20.0)
+    found = refined(Fake(smooths=False), Means("off", "off", "auto"), judge, 20.0, has_time=lambda: True)
     assert not found.smoothing and len(judge.seen) == 1
+
+
+def test_without_time_only_what_is_given_is_used() -> None:
+    judge = Judge(10, {"rounding": 5, "smoothing": 5, "correction": 0})
+    found = refined(Fake(), Means("auto", "off", "auto"), judge, 20.0, has_time=lambda: False)
+    assert Means.of(found) == Means("off", "off", "off") and len(judge.seen) == 1

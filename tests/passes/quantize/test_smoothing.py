@@ -19,6 +19,7 @@ from graphopt.passes.quantize.plan import Plan, smoothed_name
 from graphopt.passes.quantize.ranges import find_ranges, observed_tensors
 from graphopt.passes.quantize.smoothing import LEAST_GAIN, LEAST_REACH, _Noise, find_smoothing, least_noise, smoothed
 from graphopt.passes.quantize.units import Kind, Units, find_units
+from graphopt.passes.quantize.verify import check_fusions
 from graphopt.runtime.target import Target
 from tests.passes.quantize.harness import feeds, ops, outliers, sqnr
 
@@ -115,9 +116,50 @@ def test_even_channels_are_left_alone() -> None:
     assert least_noise(channels_of(np.ones((4, 24)) * channels.maximum.mean()), weight)[1] < LEAST_GAIN
 
 
-def test_what_an_integer_unit_gives_in_codes_is_left_as_it_is() -> None:
-    coded = Model.from_proto(outliers(activation="LeakyRelu"))
-    assert not smoothed_plan(coded)[0].smoothing
+@pytest.mark.parametrize("activation", ["LeakyRelu", "Relu"])
+def test_what_integer_kernels_take_in_or_give_in_codes_is_left_as_it_is(activation: str) -> None:
+    assert not smoothed_plan(Model.from_proto(outliers(activation=activation)))[0].smoothing
+
+
+def test_a_models_own_tensor_of_that_name_is_no_quotient() -> None:
+    proto = outliers()
+    for node in proto.graph.node:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = smoothed_name("act") if name == "up.sum" else name
+    assert "act" not in smoothed_plan(Model.from_proto(proto))[0].smoothing
+
+
+@pytest.mark.parametrize("form", ["rows", "bare", "gemm"])
+def test_every_form_of_a_layer_keeps_its_kernel_behind_a_quotient(form: str) -> None:
+    model = Model.from_proto(two_layers(form))
+    linear = frozenset(unit.name for unit in find_units(model).all if unit.kind is Kind.LINEAR)
+    plan, _ = smoothed_plan(model, linear)
+    assert plan.smoothing
+    candidate = model.clone()
+    emit(candidate, replace(plan, integer=linear))
+    check_fusions(candidate, Target())
+    assert sqnr(model, candidate, feeds(model, 6, seed=1)) > 25
+
+
+def two_layers(form: str) -> onnx.ModelProto:
+    """``outliers`` with two axes, without biases, or as Gemm."""
+    proto = outliers()
+    if form == "rows":
+        for value in (*proto.graph.input, *proto.graph.output):
+            del value.type.tensor_type.shape.dim[0]
+        return proto
+    nodes = {node.output[0]: node for node in proto.graph.node}
+    if form == "bare":
+        nodes["act"].input[0], nodes["down.product"].output[0] = "up.product", "output"
+        del proto.graph.node[4]
+        del proto.graph.node[1]
+        return proto
+    proto = two_layers("rows")
+    for name in ("up", "down"):
+        product = next(node for node in proto.graph.node if node.output[0] == f"{name}.product")
+        product.op_type = "Gemm"
+    return proto
 
 
 def test_what_else_reads_a_smoothed_tensor_reads_it_undivided() -> None:
