@@ -170,10 +170,11 @@ class _Watch:
         os.kill(self._child, signum)
 
     def _judged(self, code: int) -> int | GraphoptError:
-        if code >= 0:
-            return code
         if self._box.exit_code is not None:
             return self._box.exit_code
+        if code >= 0:
+            what = f"the process was ended in the middle, with exit code {code}"
+            return RuntimeFailure("GO-607", what, where=self._box.doing or None, why="by a plug-in or a library")
         if self._interrupted or -code in _RELAYED:
             return 128 + (signal.SIGINT if self._interrupted else -code)
         return self._error(signal.Signals(-code))

@@ -154,6 +154,8 @@ class PassManager:
             # GO-308: the pass is fine, this model cannot hold what it would write.
             kind = OutcomeKind.SKIPPED if error.code == "GO-308" else OutcomeKind.FAILED
             return Outcome(step, kind, str(error), error=error)
+        except SystemExit as left:
+            return self._failed(step, RuntimeError(f"it would have ended the process (sys.exit({left.code!r}))"))
         except Exception as error:
             return self._failed(step, error)
         return self._judged(step, ctx, model, result)

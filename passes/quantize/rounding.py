@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import LinAlgError, cholesky
+from scipy.linalg.lapack import dtrtri
 
 from graphopt.analysis.activations import walk_values
 from graphopt.analysis.moments import Matrix, Moments
@@ -43,6 +45,8 @@ WIDEST = 4096
 MEMORY = 256 << 20
 """Bytes of moments gathered in one walk through the samples."""
 _BLOCK = 64
+_OUTPUTS = 1024
+"""Outputs rounded at once: they know nothing of each other, and what is on the way takes 16 bytes a weight."""
 
 
 def rounded_layers(
@@ -109,12 +113,14 @@ class Order:
         try:
             # The mirror image of a lower factor of the mirror image is an upper one; U is its inverse.
             upper = cholesky(damped[::-1, ::-1], lower=True)[::-1, ::-1]
-            return Order(order, np.asarray(solve_triangular(upper, np.eye(len(gram)), lower=False), np.float64))
+            return Order(order, np.asarray(dtrtri(upper, lower=0)[0], np.float64))
         except LinAlgError:
             return None
 
 
-def compensated_codes(weight: Matrix, scales: npt.NDArray[np.float32], order: Order) -> npt.NDArray[np.int8]:
+def compensated_codes(
+    weight: npt.NDArray[np.floating[Any]], scales: npt.NDArray[np.float32], order: Order
+) -> npt.NDArray[np.int8]:
     """Codes whose errors make up for each other.
 
     Args:
@@ -125,8 +131,16 @@ def compensated_codes(weight: Matrix, scales: npt.NDArray[np.float32], order: Or
     Returns:
         [inputs, outputs].
     """
+    codes = np.empty(weight.shape, np.int8)
+    for start in range(0, weight.shape[1], _OUTPUTS):
+        part = slice(start, start + _OUTPUTS)
+        codes[order.inputs, part] = _codes_in_order(weight[order.inputs, part].astype(np.float64), scales[part], order)
+    return codes
+
+
+def _codes_in_order(left: Matrix, scales: npt.NDArray[np.float32], order: Order) -> Matrix:
+    """Codes of rows that stand in order; ``left`` is used up."""
     factor = order.factor
-    left = weight[order.inputs]
     codes = np.zeros_like(left)
     for start in range(0, len(left), _BLOCK):
         end = min(start + _BLOCK, len(left))
@@ -136,15 +150,13 @@ def compensated_codes(weight: Matrix, scales: npt.NDArray[np.float32], order: Or
             errors[row - start] = (left[row] - codes[row] * scales) / factor[row, row]
             left[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
         left[end:] -= factor[start:end, end:].T @ errors
-    result = np.empty(codes.shape, np.int8)
-    result[order.inputs] = codes
-    return result
+    return codes
 
 
 def _rounded(model: Model, unit: Unit, plan: Plan, order: Order) -> RoundedWeight:
     axis, grid = channel_axis(unit), Grid.covering(plan.ranges[kernel_input(unit, plan)])
     whole, nearest = in_integers(unit, node_weight(model, unit), plan, grid, None)
-    codes = compensated_codes((whole if axis == 1 else whole.T).astype(np.float64), nearest.scales, order)
+    codes = compensated_codes(whole if axis == 1 else whole.T, nearest.scales, order)
     made = RoundedWeight(codes if axis == 1 else codes.T, nearest.scales)
     peaks = peak_codes(unit, whole, plan, grid)
     return made if peaks is None else _pairs_kept(made, nearest, axis, peaks)

@@ -95,3 +95,4 @@ def test_channels_have_their_own_extremes_and_means() -> None:
         assert np.array_equal(statistics.maximum, values.max(axis=(0, 2, 3)))
         assert np.array_equal(statistics.minimum, values.min(axis=(0, 2, 3)))
         assert np.allclose(statistics.mean, values.mean(axis=(0, 2, 3)), atol=1e-6)
+        assert np.allclose(statistics.mean_square, np.square(values).mean(axis=(0, 2, 3)), rtol=1e-5)

@@ -57,6 +57,24 @@ class Dawdling(Pass[PassOptions]):
         return PassResult(False)
 
 
+class Leaving(Pass[PassOptions]):
+    """Ends the process as if all were well."""
+
+    name, code, safety = "leaving", "LEA", Safety.EXACT
+
+    def run(self, ctx):
+        os._exit(0)
+
+
+class Quitting(Pass[PassOptions]):
+    """Asks for the end of the process."""
+
+    name, code, safety = "quitting", "QUI", Safety.EXACT
+
+    def run(self, ctx):
+        raise SystemExit(0)
+
+
 class Killed(Pass[PassOptions]):
     """Dies as the system kills what takes too much memory."""
 
@@ -65,7 +83,7 @@ class Killed(Pass[PassOptions]):
     def run(self, ctx):
         os.kill(os.getpid(), 9)
 '''
-NAMES = ("Dying", "Faulting", "Dawdling", "Killed")
+NAMES = ("Dying", "Faulting", "Dawdling", "Leaving", "Quitting", "Killed")
 
 
 @pytest.fixture
@@ -139,6 +157,13 @@ def test_what_is_written_is_not_done_over(folder: Path, cnn: Path) -> None:
     assert done.returncode == 6
     assert "error[GO-607]" in done.stderr and "starting over" not in done.stderr
     assert (folder / "results" / "plain.onnx").exists()
+
+
+@pytest.mark.parametrize(("name", "code"), [("leaving", 1), ("quitting", 70)])
+def test_a_pass_that_ends_the_process_does_not_end_the_run(folder: Path, cnn: Path, name: str, code: int) -> None:
+    done = with_passes(folder, cnn, f"{name} simplify")
+    assert done.returncode == code, done.stderr
+    assert [record["outcome"] for record in passes_of(folder / "out.graphopt.json")] == ["failed", "applied"]
 
 
 def test_a_kill_is_no_crash(folder: Path, cnn: Path) -> None:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 
 from graphopt.model.model import Model
 from graphopt.passes.quantize.emit import emit
+from graphopt.passes.quantize.fused import fusing
 from graphopt.passes.quantize.plan import Plan
 from graphopt.passes.quantize.units import HEAVY, Kind, find_units
 from graphopt.passes.quantize.verify import check_fusions, loaded_kernels, written_kernels
@@ -248,6 +249,18 @@ def test_values_that_a_branch_captures_do_not_end_the_process(carriers: tuple[st
 
 
 OPEN = "import sys, onnxruntime; onnxruntime.InferenceSession(sys.stdin.buffer.read())"
+
+
+def test_a_layer_that_does_not_fuse_leaves_those_that_share_its_weight_alone() -> None:
+    draft = Draft(0)
+    x, weight = draft.input("input", [64, 32]), draft.weight("weight", 32, 32)
+    x = draft.node("Relu", [draft.node("MatMul", [x, weight], "first", name="first")], "relu")
+    product = draft.node("MatMul", [x, weight], "product", name="loose")
+    draft.node("Add", [product, draft.node("Sin", [x], "sine")], "output")
+    draft.output("output", [64, 32])
+    model = Model.from_proto(draft.model("loose"))
+    plan, dropped = fusing(model, find_units(model), plan_of(model), Target())
+    assert (plan.integer, dropped) == ({"first"}, {"loose"})
 
 
 def test_layers_that_share_a_weight_share_its_codes() -> None:

@@ -18,7 +18,7 @@ from graphopt.passes.quantize.plan import Grid, Plan, RoundedWeight
 from graphopt.passes.quantize.ranges import find_ranges, observed_tensors
 from graphopt.passes.quantize.rounding import DAMPING, Order, compensated_codes, rounded_layers
 from graphopt.passes.quantize.units import Kind, Units, find_units
-from graphopt.passes.quantize.weights import dequantized, peak_codes
+from graphopt.passes.quantize.weights import dequantized, in_integers, peak_codes
 from graphopt.progress import Silent
 from graphopt.runtime.target import Target
 from graphopt.testing import builders
@@ -124,6 +124,23 @@ def test_pairs_stay_within_what_kernels_that_saturate_can_add() -> None:
             assert peak_codes(unit, dequantized(weight, axis), limited, grid_of(plan, unit.reads[0])) is not None
             reach = largest_pair(weight.codes.astype(np.float32), axis, peaks)
             assert (reach <= PAIR_LIMIT + 255).all()
+
+
+def test_output_channels_of_zeros_keep_their_bias() -> None:
+    proto = builders.mlp()
+    weight = next(w for w in proto.graph.initializer if w.name == "fc2.weight")
+    value = onnx.numpy_helper.to_array(weight).copy()
+    value[:, ::3] = 0
+    weight.CopyFrom(onnx.numpy_helper.from_array(value, weight.name))
+    model = Model.from_proto(proto)
+    units, plan = planned(model)
+    unit = next(u for u in units.all if u.head.name == "fc2/Gemm")
+    plan = replace(plan, weights=rounded(model, units, plan))
+    bias = model.editor.constant(unit.head.inputs[2])
+    assert bias is not None
+    _, result = in_integers(unit, value, plan, grid_of(plan, unit.reads[0]), bias)
+    assert result.bias is not None
+    np.testing.assert_allclose((result.bias * result.bias_scales)[::3], bias[::3], rtol=1e-6)
 
 
 def correlated() -> onnx.ModelProto:
