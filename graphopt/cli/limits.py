@@ -23,6 +23,8 @@ except ImportError:  # pragma: no cover - only POSIX has it
 
 F = TypeVar("F", bound=Callable[..., Any])
 _LARGEST = 1 << 62
+_ROOM = 64_000_000
+"""Bytes that passes and a session take. With less, native code fails in ways of its own, anywhere."""
 _LIBRARIES = ("numpy", "onnx", "scipy.linalg", "onnxruntime")
 _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -99,7 +101,7 @@ def _read_memory(_ctx: click.Context, _param: click.Parameter, text: str | None)
 
 
 def _require_room(size: int) -> None:
-    """Load what every command stands on, and see whether that alone leaves anything of ``size`` bytes.
+    """Load what every command stands on, and see whether that leaves room to work within ``size`` bytes.
 
     It is loaded before the limit holds: under it, libraries fail in ways of their own, some by a signal.
 
@@ -109,12 +111,13 @@ def _require_room(size: int) -> None:
     for name in _LIBRARIES:
         importlib.import_module(name)
     taken = _taken()
-    if taken is not None and taken >= size:
+    if taken is not None and taken + _ROOM >= size:
         raise LimitError(
             "GO-701",
             "--max-memory is too small to load onnxruntime",
             where=f"{size / 1e6:,.0f} MB",
-            why=f"with the libraries around it, it takes {taken / 1e6:,.0f} MB before a model is opened",
+            why=f"with the libraries around it, it takes {taken / 1e6:,.0f} MB before a model is opened, and "
+            f"{_ROOM / 1e6:.0f} MB to open the smallest one",
             hint="give it that much, and a few times the model's weights and the samples on top",
         )
 

@@ -76,12 +76,12 @@ def test_memory_past_the_limit_is_an_error(cnn: Path, tmp_path: Path) -> None:
 
 @counted
 def test_a_limit_with_hardly_any_room_is_an_error_too(cnn: Path, tmp_path: Path) -> None:
-    """Between too little for the libraries and enough for the run memory ends anywhere, also in an import."""
+    """Between too little for the libraries and enough for the run memory would end anywhere, also in an import."""
     least = json.loads(graphopt(tmp_path, "inspect", cnn, "--max-memory", "1MB", "--json").stdout)["errors"][0]["why"]
     needed = int(re.search(r"(\d+) MB", least)[1])  # type: ignore[index]
-    for more in (2, 8):
+    for more in (2, 60):
         done = graphopt(tmp_path, "run", cnn, "-o", "out.onnx", "--max-memory", f"{needed + more}MB")
-        assert "Traceback" not in done.stderr and "GO-9" not in done.stderr, done.stderr
+        assert (done.returncode, "error[GO-701]" in done.stderr) == (7, True), done.stderr
 
 
 @counted
