@@ -124,6 +124,7 @@ class Model:
             raise_first(wellformed.functions(proto))
             raise_first(wellformed.operators(proto))
             raise_first(wellformed.function_nodes(proto))
+            raise_first(wellformed.calls(proto))
             raise_first(wellformed.lists_of_graphs(proto))
             bring_in(header, file.files, limits)
             importer = Importer(proto.ir_version, file.files, limits)

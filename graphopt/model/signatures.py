@@ -1,5 +1,7 @@
 """Nodes against onnx's schemas: how many inputs and outputs an operator takes, and which attributes.
 
+Calls of local functions likewise, against what the function declares.
+
 Only what onnxruntime refuses too is looked for; a node that it passes over is Constant, which it makes an initializer
 of whatever its inputs and attributes are. Deprecated operators are let pass, and so are attributes that refer to one of
 the function that the node is in: what they are is for each call to say.
@@ -30,8 +32,21 @@ def miscounts(node: onnx.NodeProto, version: int) -> Iterator[Finding]:
         ("output", "gives", len(node.output), demands.outputs),
     ):
         if not least <= found <= most:
-            counted = f"{found} {kind}{'' if found == 1 else 's'}"
-            yield _error(node, f"the node has {counted}, {node.op_type} {takes} {_range(least, most)}")
+            yield _error(node, f"the node has {_counted(found, kind)}, {node.op_type} {takes} {_range(least, most)}")
+
+
+def miscalls(node: onnx.NodeProto, function: onnx.FunctionProto) -> Iterator[Finding]:
+    """A call with more inputs than a local function takes, or another number of outputs than it gives (GO-304).
+
+    Fewer inputs are let pass: onnxruntime takes those that are missing as left out (1.32, measured).
+    """
+    named = f"the function {function.name!r}"
+    for kind, takes, found, (least, most) in (
+        ("input", "takes", len(node.input), (0, len(function.input))),
+        ("output", "gives", len(node.output), (len(function.output), len(function.output))),
+    ):
+        if not least <= found <= most:
+            yield _error(node, f"the node has {_counted(found, kind)}, {named} {takes} {most}")
 
 
 def misfits(node: onnx.NodeProto, version: int) -> Iterator[Finding]:
@@ -81,6 +96,10 @@ def owner(node: onnx.NodeProto) -> str:
     if node.name:
         return f"node {node.name!r}"
     return f"the node that makes {list(node.output)}" if node.output else f"a node {node.op_type}"
+
+
+def _counted(number: int, kind: str) -> str:
+    return f"{number} {kind}{'' if number == 1 else 's'}"
 
 
 def _range(least: int, most: int) -> str:

@@ -15,7 +15,7 @@ from graphopt.model.domains import STANDARD_DOMAINS
 from graphopt.model.findings import Finding
 from graphopt.model.limits import DEFAULT_LIMITS, Limits, attribute_graphs, excesses
 from graphopt.model.schemas import demands_of, schema_of
-from graphopt.model.signatures import miscounts, misfits, owner, repeated_attributes
+from graphopt.model.signatures import miscalls, miscounts, misfits, owner, repeated_attributes
 
 
 def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[Finding]:
@@ -33,6 +33,7 @@ def survey(proto: onnx.ModelProto, limits: Limits = DEFAULT_LIMITS) -> Iterator[
         yield from functions(proto)
         yield from operators(proto)
         yield from function_nodes(proto)
+        yield from calls(proto)
         yield from lists_of_graphs(proto)
         yield from structure(proto.graph)
         yield from repeated_names(proto)
@@ -184,6 +185,22 @@ def function_nodes(proto: onnx.ModelProto) -> Iterator[Finding]:
         for node in _standard_nodes(function, local):
             if demands_of(node.op_type, own) == demands_of(node.op_type, version):
                 yield from _in_function(function, misfits(node, own))
+
+
+def calls(proto: onnx.ModelProto) -> Iterator[Finding]:
+    """Calls that do not fit the local function they call (GO-304), of functions that onnxruntime inlines."""
+    inlined = _inlined(proto)
+    functions = {(f.domain, f.name, f.overload): f for f in inlined}
+
+    def of(nodes: Iterable[onnx.NodeProto]) -> Iterator[Finding]:
+        for node in walk_nodes(nodes):
+            called = functions.get((node.domain, node.op_type, node.overload))
+            if called is not None:
+                yield from miscalls(node, called)
+
+    yield from of(proto.graph.node)
+    for function in inlined:
+        yield from _in_function(function, of(function.node))
 
 
 def _in_function(function: onnx.FunctionProto, found: Iterable[Finding]) -> Iterator[Finding]:

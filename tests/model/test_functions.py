@@ -34,7 +34,26 @@ def newer_attribute() -> onnx.ModelProto:
     return with_function([shape, helper.make_node("Reshape", ["p", "shape"], ["q"], allowzero=0)], 13)
 
 
+def calling(inputs: list[str], outputs: list[str], *, nested: bool = False) -> onnx.ModelProto:
+    """A call of F, which takes an input that it needs and one that it does not, and gives two outputs."""
+    call = helper.make_node("F", inputs, outputs, "call", domain="f")
+    model = with_function([RELU])
+    function = model.functions[0]
+    function.input.append("unused")
+    function.output.append("r")
+    function.node.add().CopyFrom(helper.make_node("Neg", ["p"], ["r"]))
+    if nested:
+        imports = [helper.make_opsetid("", 21), helper.make_opsetid("f", 1)]
+        model.functions.append(helper.make_function("f", "G", ["x"], ["y"], [call], imports))
+        call = helper.make_node("G", ["x"], ["y"], domain="f")
+    model.graph.node[0].CopyFrom(call)
+    return model
+
+
 TAKEN = {
+    "a call that fits": calling(["x", "x"], ["y", "z"]),
+    "a call that leaves inputs and outputs out": calling(["x"], ["y", ""]),
+    "a call within a function": calling(["x"], ["y", "z"], nested=True),
     "a node that fits": with_function([RELU]),
     "an attribute that the call gives": with_function(
         [referring("LeakyRelu", "alpha", AttributeProto.FLOAT)], given=0.5
@@ -46,6 +65,10 @@ TAKEN = {
     "an attribute that only the model's version has": newer_attribute(),
 }
 REFUSED = {
+    "a call with too many inputs": calling(["x", "x", ""], ["y", ""]),
+    "a call with too many outputs": calling(["x"], ["y", "", ""]),
+    "a call with too few outputs": calling(["x"], ["y"]),
+    "a call with too many inputs within a function": calling(["x", "x", "x"], ["y", ""], nested=True),
     "too many inputs": with_function([TOO_MANY]),
     "too many inputs in a function that is not called": with_function([TOO_MANY], called=False),
     "inputs of a newer version": with_function([helper.make_node("Unsqueeze", ["p", "p"], ["q"])], 11, called=False),
@@ -67,7 +90,7 @@ def test_what_onnxruntime_takes_is_taken(name: str) -> None:
 def test_what_is_refused_onnxruntime_refuses_too(name: str) -> None:
     with pytest.raises(RuntimeFailure):
         open_session(REFUSED[name].SerializeToString())
-    with pytest.raises(ModelError, match=r"of function '[FG]'") as raised:
+    with pytest.raises(ModelError, match=r"function '[FG]'") as raised:
         Model.from_proto(REFUSED[name])
     assert raised.value.code == "GO-304"
 
