@@ -67,7 +67,7 @@ def infer(skeleton: onnx.ModelProto) -> Inference:
     What outputs are declared to be is a claim, which onnxruntime only warns about: it is held against what was found,
     and nothing is inferred from it. An output that is declared with batch 1 does not make the batch 1.
     """
-    bare = _without_claims(skeleton)
+    bare = _inferable(skeleton)
     nodes = [*bare.graph.node, *(node for function in bare.functions for node in function.node)]
     if any((node.domain, node.op_type) in FRAGILE for node in walk_nodes(nodes)):
         first = _infer(_hiding(bare, frozenset()))
@@ -79,14 +79,21 @@ def infer(skeleton: onnx.ModelProto) -> Inference:
     return Inference(found.proto, found.failures | frozenset(_broken_claims(skeleton.graph, found.proto.graph)))
 
 
-def _without_claims(skeleton: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose outputs, those of bodies too, have types but no shapes."""
+def _inferable(skeleton: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose outputs, those of bodies too, have types but no shapes, and whose sparse weights are dense values.
+
+    onnx gives sparse weights a type that no operator's inference takes, where onnxruntime makes dense ones of them.
+    """
     bare = onnx.ModelProto()
     bare.CopyFrom(skeleton)
     for graph in _levels(bare.graph):
         for value in graph.output:
             if value.type.HasField("tensor_type"):
                 value.type.tensor_type.ClearField("shape")
+        for weight in graph.sparse_initializer:
+            name, kind = weight.values.name, weight.values.data_type
+            graph.value_info.append(onnx.helper.make_tensor_value_info(name, kind, weight.dims))
+        graph.ClearField("sparse_initializer")
     return bare
 
 
@@ -192,8 +199,7 @@ def _hiding(skeleton: onnx.ModelProto, typed: frozenset[str]) -> onnx.ModelProto
 def _typed(graph: onnx.GraphProto) -> frozenset[str]:
     values = [*graph.input, *graph.value_info, *graph.output]
     known = {value.name for value in values if value.type.WhichOneof("value")}
-    held = {tensor.name for tensor in graph.initializer} | {tensor.values.name for tensor in graph.sparse_initializer}
-    return frozenset(known | held)
+    return frozenset(known | {tensor.name for tensor in graph.initializer})
 
 
 def _entries(message: str) -> frozenset[str]:
